@@ -1,0 +1,1 @@
+"""The encrypted transport: handshake and frames, without I/O and without the node's key (BOLT 8)."""

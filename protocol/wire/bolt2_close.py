@@ -1,0 +1,35 @@
+"""Closing messages: shutdown and the legacy negotiation (BOLT 2, "Channel Close")."""
+
+from typing import Annotated
+
+from protocol.amounts import Sat
+from protocol.wire.fields import CHANNEL_ID, PREFIXED, SIGNATURE, U64, Tlv
+from protocol.wire.message import Message, Nested, Record, wire_message
+from protocol.wire.tlv import Extension, TlvStream, tlv_stream
+
+
+@wire_message
+class Shutdown(Message, frozen=True):
+    TYPE = 38
+    channel_id: Annotated[bytes, CHANNEL_ID]
+    scriptpubkey: Annotated[bytes, PREFIXED]
+    tlvs: Extension = Extension()
+
+
+class FeeRange(Record, frozen=True):
+    min_fee_satoshis: Annotated[Sat, U64]
+    max_fee_satoshis: Annotated[Sat, U64]
+
+
+@tlv_stream
+class ClosingSignedTlvs(TlvStream, frozen=True):
+    fee_range: Annotated[FeeRange | None, Tlv(1, Nested(FeeRange))] = None
+
+
+@wire_message
+class ClosingSigned(Message, frozen=True):
+    TYPE = 39
+    channel_id: Annotated[bytes, CHANNEL_ID]
+    fee_satoshis: Annotated[Sat, U64]
+    signature: Annotated[bytes, SIGNATURE]
+    tlvs: ClosingSignedTlvs = ClosingSignedTlvs()
