@@ -1,0 +1,201 @@
+"""What the signer's answer to the open question leads to: messages to the peer, or an offer that was never made."""
+
+from typing import assert_never
+
+from msgspec.structs import replace
+
+from node.channel import closing, dance, updates
+from node.channel.events import Save
+from node.channel.state import FeeStep, Htlc, Online, Question, Reestablishing
+from node.channel.turn import Turn
+from protocol.bus.messages.signer import (
+    ChannelAnswer,
+    CounterpartySigned,
+    HolderCommitmentSigned,
+    MutualCloseSigned,
+    NotNow,
+    PeerFault,
+    PreimageLearned,
+    PreimageReleased,
+    Refused,
+    Result,
+    RevocationAccepted,
+    Revoked,
+    SecondPointAccepted,
+    Validated,
+)
+from protocol.errors import CommandRefused, PeerViolation
+from protocol.hashes import sha256
+from protocol.wire.message import Message
+
+
+def signer_answered(turn: Turn, answer: ChannelAnswer | Refused | NotNow) -> None:
+    turn.v = replace(turn.v, asking=False)
+    match answer:
+        case NotNow():
+            return  # the shell asks again
+        case Refused():
+            _stall(turn, answer)
+        case ChannelAnswer():
+            _granted(turn, answer)
+        case _:
+            assert_never(answer)
+
+
+def _stall(turn: Turn, refusal: Refused) -> None:
+    turn.v = replace(turn.v, stalled=f"{refusal.rule} ({refusal.tag}): {refusal.seen}. {refusal.next_step}")
+
+
+def _granted(turn: Turn, answer: ChannelAnswer) -> None:
+    resend, question = turn.v.resend, turn.c.question
+    turn.v = replace(turn.v, resend=None)
+    revocation: Message | None = None
+    commitment: Message | None = None
+    for result in answer.results:
+        match result:
+            case Revoked(secret=secret, next_point=next_point):
+                if resend is None:
+                    turn.c.local_number += 1
+                    turn.c.local_points = (turn.c.local_points[1], next_point)
+                revocation = dance.revocation_message(turn.c, secret, next_point)
+            case CounterpartySigned(signatures=signatures):
+                commitment = dance.commitment_message(turn.c, signatures)
+            case _:
+                _note(turn, result)
+    turn.save(Save.NEXT)
+    match answer.stopped:
+        case None:
+            turn.c.question = None
+        case Refused() as refusal:
+            _refused(turn, question, refusal, revoked=revocation is not None)
+        case PeerFault(sentence=sentence, clause=clause):
+            if question is not None:
+                _forget_commitment(turn, question)
+            closing.violated(turn, PeerViolation(sentence, clause=clause))
+            return
+    if resend is not None:
+        _send_again(turn, revocation, commitment)
+    else:
+        _send_new(turn, revocation, commitment)
+    dance.finish_rows(turn)
+    if isinstance(turn.v.link, Reestablishing) and not turn.v.link.sent:
+        _reestablish_now(turn)
+
+
+def _reestablish_now(turn: Turn) -> None:
+    from node.channel import reestablish  # here, because that module answers with this one
+
+    reestablish.send_reestablish(turn)
+
+
+def _note(turn: Turn, result: Result) -> None:
+    """Results that change the books but send no message of the dance."""
+    match result:
+        case RevocationAccepted():
+            turn.c.unaccepted = None
+        case PreimageLearned():
+            turn.c.unlearned = turn.c.unlearned[1:]
+        case PreimageReleased(preimage=preimage):
+            _fill_preimages(turn, preimage)
+        case MutualCloseSigned(signature=signature):
+            closing.our_signature(turn, signature)
+        case HolderCommitmentSigned(number=number, transaction=transaction):
+            closing.commitment_signed_by_us(turn, number, transaction)
+        case Validated() | Revoked() | CounterpartySigned() | SecondPointAccepted():
+            pass
+        case _:
+            assert_never(result)
+
+
+def _fill_preimages(turn: Turn, preimage: bytes) -> None:
+    payment_hash = sha256(preimage)
+    for row in list(turn.htlcs.values()):
+        if not row.offered and row.preimage == b"" and row.payment_hash == payment_hash:
+            turn.put(replace(row, preimage=preimage))
+
+
+def _send_new(turn: Turn, revocation: Message | None, commitment: Message | None) -> None:
+    """revoke_and_ack first: our commitment_signed covers what it acknowledges."""
+    messages: list[Message] = []
+    if revocation is not None:
+        messages.append(revocation)
+        turn.c.commitment_sent_last = False
+    if commitment is not None:
+        messages += [*dance.update_messages(turn.c, turn.htlcs), commitment]
+        turn.c.commitment_sent_last = True
+    if isinstance(turn.v.link, Online):
+        dance.send(turn, *messages)
+
+
+def _send_again(turn: Turn, revocation: Message | None, commitment: Message | None) -> None:
+    """In the order in which they left first (BOLT 2, "Message Retransmission")."""
+    revocations = [] if revocation is None else [revocation]
+    commitments = [] if commitment is None else [*dance.update_messages(turn.c, turn.htlcs), commitment]
+    ordered = [*revocations, *commitments] if turn.c.commitment_sent_last else [*commitments, *revocations]
+    if isinstance(turn.v.link, Online):
+        dance.send(turn, *ordered)
+
+
+def _refused(turn: Turn, question: Question | None, refusal: Refused, *, revoked: bool) -> None:
+    """Takes back what was prepared for a signature that we do not get. What only a person can mend stalls."""
+    if question is None or not question.sign or (question.validate is not None and not revoked):
+        _stall(turn, refusal)
+        return
+    turn.c.question = None
+    offers = _take_back_remote(turn)
+    for row in offers:
+        sentence = f"the signer refused: {refusal.rule} ({refusal.seen}, limit {refusal.limit})"
+        if row.origin is not None:
+            updates.refuse(turn, row.origin, CommandRefused(sentence, what_to_do=refusal.next_step))
+    if not offers:
+        _stall(turn, refusal)
+
+
+def _take_back_remote(turn: Turn) -> list[Htlc]:
+    """The newest commitment of the peer was not signed: as if it had never been prepared. Answers our lost offers."""
+    number = turn.c.remote_number
+    turn.c.remote_number = number - 1
+    offers = []
+    for key, row in list(turn.htlcs.items()):
+        if row.remote_from == number and row.offered:
+            del turn.htlcs[key]
+            offers.append(row)
+        elif row.remote_from == number:
+            turn.put(replace(row, remote_from=None))
+        elif row.remote_to == number:
+            asked = row.preimage == b""
+            turn.put(replace(row, remote_to=None, preimage=None if asked else row.preimage))
+    turn.c.next_offered_id -= len(offers)
+    turn.dropped += offers
+    turn.c.fees = tuple(
+        step if step.remote_from != number else FeeStep(step.feerate_per_kw, step.local_from, None)
+        for step in turn.c.fees
+        if step.remote_from != number or step.local_from is not None
+    )
+    return offers
+
+
+def _forget_commitment(turn: Turn, question: Question) -> None:
+    """The peer's commitment_signed was no good: its updates, and what we built on them, never were."""
+    if question.sign:
+        for row in _take_back_remote(turn):
+            if row.origin is not None:
+                refusal = CommandRefused("the peer broke a rule", what_to_do="Try again when it is back.")
+                updates.refuse(turn, row.origin, refusal)
+    turn.c.question = None
+    turn.save(Save.NOW)
+    number = turn.c.local_number + 1
+    for key, row in list(turn.htlcs.items()):
+        if row.local_from == number and not row.offered:
+            del turn.htlcs[key]
+            turn.c.next_received_id -= 1
+            turn.dropped.append(row)
+        elif row.local_from == number:
+            turn.put(replace(row, local_from=None))
+        elif row.local_to == number:
+            turn.put(replace(row, local_to=None, failure=None if row.offered else row.failure))
+    turn.c.fees = tuple(
+        step if step.local_from != number else FeeStep(step.feerate_per_kw, None, step.remote_from)
+        for step in turn.c.fees
+        if step.local_from != number or step.remote_from is not None
+    )

@@ -1,0 +1,293 @@
+"""The end of a channel: shutdown, the legacy fee negotiation, and spends of the funding (BOLT 2, "Channel Close";
+BOLT 5, "Mutual Close", "Unilateral Close")."""
+
+from msgspec.structs import replace
+
+from node.channel import dance
+from node.channel.content import commitment_params
+from node.channel.events import Drop, FundingSpent, Publish, Save, Send
+from node.channel.state import (
+    AwaitingLockIn,
+    Closed,
+    CloseKind,
+    Closing,
+    Lost,
+    Negotiation,
+    Normal,
+    Online,
+    ShuttingDown,
+)
+from node.channel.turn import Turn
+from protocol import curve
+from protocol.amounts import FEERATE_FLOOR, Sat, floor_sat
+from protocol.bitcoin.transaction import Transaction
+from protocol.bolt3 import closing as bolt3_closing
+from protocol.bolt3.commitment import Side
+from protocol.bus.messages.signer import SignHolderCommitment, SignMutualClose
+from protocol.errors import CommandRefused, PeerViolation
+from protocol.wire.bolt1 import Error, Warning
+from protocol.wire.bolt2_close import ClosingSigned, ClosingSignedTlvs, FeeRange, Shutdown
+
+NEGOTIATING = 'BOLT 2, "Closing Negotiation: closing_signed"'
+INITIATING = 'BOLT 2, "Closing Initiation: shutdown"'
+FINAL_DEPTH = 6
+"""A spend of the funding this deep is final."""
+
+
+def close_wanted(turn: Turn) -> None:
+    """Begins a mutual close; HTLCs that run may still be settled, none is added."""
+    match turn.c.phase:
+        case Normal() | AwaitingLockIn():
+            turn.c.closer = "local"
+            turn.set_phase(ShuttingDown(sent=True, theirs=None), "you asked to close this channel")
+            turn.save(Save.NOW)
+            send_shutdown_again(turn)
+        case ShuttingDown(sent=False, theirs=theirs):
+            turn.set_phase(ShuttingDown(sent=True, theirs=theirs), turn.c.why)
+            turn.save(Save.NOW)
+            send_shutdown_again(turn)
+        case ShuttingDown() | Closing() | Closed():
+            pass
+        case Lost(reason=reason):
+            raise CommandRefused(reason, what_to_do="Wait until the peer closes; the funds then come back.")
+
+
+def send_shutdown_again(turn: Turn) -> None:
+    if isinstance(turn.c.phase, ShuttingDown) and turn.c.phase.sent and isinstance(turn.v.link, Online):
+        dance.send(turn, Shutdown(turn.c.params.channel_id, turn.c.params.holder_script))
+
+
+def shutdown(turn: Turn, message: Shutdown) -> None:
+    params, script = turn.c.params, message.scriptpubkey
+    if not bolt3_closing.is_shutdown_script(script, anysegwit=True):
+        raise PeerViolation(f"shutdown to a script of an unknown form: {script.hex()}", clause=INITIATING)
+    if params.counterparty_upfront_script and params.counterparty_upfront_script != script:
+        raise PeerViolation("shutdown to another script than the upfront one", clause=INITIATING)
+    phase = turn.c.phase
+    if isinstance(phase, Closing | Closed | Lost):
+        return
+    if isinstance(phase, ShuttingDown) and phase.theirs not in (None, script):
+        raise PeerViolation("shutdown came again with another script", clause=INITIATING)
+    if isinstance(phase, ShuttingDown) and phase.theirs == script and phase.sent:
+        return
+    if not isinstance(phase, ShuttingDown):
+        turn.c.closer = "remote"
+    why = turn.c.why if isinstance(phase, ShuttingDown) else "the peer asked to close this channel"
+    already_sent = isinstance(phase, ShuttingDown) and phase.sent
+    turn.set_phase(ShuttingDown(sent=True, theirs=script), why)
+    turn.save(Save.NOW)
+    if not already_sent:
+        send_shutdown_again(turn)
+
+
+def _is_clear(turn: Turn) -> bool:
+    """No HTLC and no update is left on either side, so the balances are final."""
+    return (
+        isinstance(turn.c.phase, ShuttingDown)
+        and turn.c.phase.sent
+        and turn.c.phase.theirs is not None
+        and isinstance(turn.v.link, Online)
+        and not turn.htlcs
+        and not turn.v.staged
+        and turn.c.question is None
+        and not turn.v.asking
+        and not turn.c.awaits_revocation
+        and len(turn.c.fees) == 1
+    )
+
+
+def negotiate(turn: Turn) -> None:
+    """The opener proposes a fee as soon as the channel is clear."""
+    if not _is_clear(turn) or turn.v.negotiation is not None:
+        return
+    low, high, ideal = _range(turn)
+    turn.v = replace(turn.v, negotiation=Negotiation(low, high))
+    if turn.c.params.holder_is_opener:
+        _ask(turn, ideal)
+
+
+def _scripts(turn: Turn) -> tuple[bytes, bytes]:
+    assert isinstance(turn.c.phase, ShuttingDown) and turn.c.phase.theirs is not None  # noqa: S101, PT018
+    return turn.c.params.holder_script, turn.c.phase.theirs
+
+
+def _range(turn: Turn) -> tuple[Sat, Sat, Sat]:
+    """Lowest, highest and preferred fee. Who does not pay it accepts whatever the network relays."""
+    scripts = _scripts(turn)
+    ideal = bolt3_closing.closing_fee(turn.env.feerate_per_kw, *scripts)
+    low = bolt3_closing.closing_fee(FEERATE_FLOOR, *scripts)
+    if turn.c.params.holder_is_opener:
+        balance = floor_sat(turn.c.settled_local)
+        high = Sat(min(max(3 * ideal, low), balance))
+    else:
+        high = floor_sat(turn.c.settled_remote)
+    return low, high, Sat(max(low, min(ideal, high)))
+
+
+def _build(turn: Turn, fee: Sat, *, omit: Side | None = None) -> bolt3_closing.Closing:
+    ours, theirs = _scripts(turn)
+    return bolt3_closing.build(
+        commitment_params(turn.c.params),
+        floor_sat(turn.c.settled_local),
+        floor_sat(turn.c.settled_remote),
+        ours,
+        theirs,
+        fee,
+        omit=omit,
+    )
+
+
+def _ask(turn: Turn, fee: Sat) -> None:
+    ours, theirs = _scripts(turn)
+    operation = SignMutualClose(
+        floor_sat(turn.c.settled_local), floor_sat(turn.c.settled_remote), ours, theirs, fee
+    )
+    turn.v = replace(turn.v, closing_fee=fee)
+    turn.ask_signer((*dance.preamble(turn.c), operation))
+
+
+def our_signature(turn: Turn, signature: bytes) -> None:
+    """The signer signed the close: propose it, or complete what the peer proposed."""
+    fee, negotiation = turn.v.closing_fee, turn.v.negotiation
+    turn.v = replace(turn.v, closing_fee=None)
+    if fee is None or negotiation is None or not isinstance(turn.v.link, Online):
+        return  # the connection was lost meanwhile: the negotiation begins anew
+    fee_range = FeeRange(negotiation.low, negotiation.high)
+    message = ClosingSigned(turn.c.params.channel_id, fee, signature, ClosingSignedTlvs(fee_range=fee_range))
+    if negotiation.accepted is not None:
+        _complete(turn, fee, signature, negotiation.accepted)
+    else:
+        turn.v = replace(turn.v, negotiation=replace(negotiation, proposed=fee, our_signature=signature))
+    turn.do(Send((message,)))
+
+
+def _complete(turn: Turn, fee: Sat, ours: bytes, theirs: bytes) -> None:
+    closing = _signed_by_peer(turn, fee, theirs)
+    tx = closing.signed(ours, theirs).serialize()
+    turn.set_phase(Closing(CloseKind.MUTUAL, tx), turn.c.why)
+    turn.save(Save.NOW)
+    turn.do(Publish(tx))
+
+
+def _signed_by_peer(turn: Turn, fee: Sat, signature: bytes) -> bolt3_closing.Closing:
+    key = turn.c.params.counterparty_keys.funding_pubkey
+    closing = _build(turn, fee)
+    if not curve.verify_ecdsa(key, closing.digest, signature):
+        raise PeerViolation("the signature on the closing transaction is wrong", clause=NEGOTIATING)
+    return closing
+
+
+def closing_signed(turn: Turn, message: ClosingSigned) -> None:
+    negotiate(turn)
+    negotiation = turn.v.negotiation
+    if negotiation is None or turn.v.asking:
+        raise PeerViolation("closing_signed before the channel is clear", clause=NEGOTIATING)
+    fee = message.fee_satoshis
+    _signed_by_peer(turn, fee, message.signature)
+    if fee == negotiation.proposed and negotiation.our_signature is not None:
+        _complete(turn, fee, negotiation.our_signature, message.signature)
+        return
+    if negotiation.low <= fee <= negotiation.high:
+        turn.v = replace(turn.v, negotiation=replace(negotiation, accepted=message.signature))
+        _ask(turn, fee)
+        return
+    fee_range = message.tlvs.fee_range
+    if fee_range is None:
+        last = negotiation.proposed if negotiation.proposed is not None else negotiation.high
+        _ask(turn, Sat(max(negotiation.low, min(negotiation.high, (fee + last) // 2))))
+        return
+    low = max(negotiation.low, fee_range.min_fee_satoshis)
+    high = min(negotiation.high, fee_range.max_fee_satoshis)
+    if low > high:
+        raise PeerViolation(
+            f"no closing fee suits both: we pay {negotiation.low}..{negotiation.high} sat, the peer"
+            f" {fee_range.min_fee_satoshis}..{fee_range.max_fee_satoshis}",
+            clause=NEGOTIATING,
+        )
+    _ask(turn, Sat(max(low, min(high, fee))))
+
+
+def force_close(turn: Turn, why: str) -> None:
+    """Publishes our newest commitment, whatever else is under way."""
+    phase = turn.c.phase
+    if isinstance(phase, Closed) or (isinstance(phase, Closing) and phase.tx):
+        return
+    if isinstance(phase, Lost):
+        raise CommandRefused(
+            f"our state may be old ({phase.reason}); publishing it would lose the channel's money",
+            what_to_do="Wait until the peer closes; the funds then come back.",
+        )
+    turn.c.closer = turn.c.closer or "local"
+    turn.set_phase(Closing(CloseKind.OURS, b""), why)
+    turn.c.question = None  # pre-empted: whichever commitment the signer calls newest is the one to publish
+    turn.v = replace(turn.v, asking=False)
+    turn.save(Save.NOW)
+    ask_for_commitment(turn)
+
+
+def ask_for_commitment(turn: Turn) -> None:
+    """After a force close was decided: the signer hands out our newest commitment, and freezes the channel."""
+    if turn.c.phase == Closing(CloseKind.OURS, b"") and not turn.v.asking:
+        turn.ask_signer((*dance.preamble(turn.c), SignHolderCommitment()))
+
+
+def commitment_signed_by_us(turn: Turn, _number: int, transaction: bytes) -> None:
+    turn.c.phase = Closing(CloseKind.OURS, transaction)
+    turn.save(Save.NOW)
+    turn.do(Publish(transaction))
+
+
+def say_closed(turn: Turn) -> None:
+    """A peer that does not know yet learns that the channel is failed."""
+    if isinstance(turn.c.phase, Lost):
+        ask_peer_to_close(turn, turn.c.phase.reason)
+    elif not (isinstance(turn.c.phase, Closing) and turn.c.phase.kind is CloseKind.MUTUAL):
+        dance.send(turn, Error(turn.c.params.channel_id, b"this channel is closed on chain"))
+
+
+def ask_peer_to_close(turn: Turn, reason: str) -> None:
+    dance.send(turn, Error(turn.c.params.channel_id, f"please close this channel: {reason}".encode("ascii")))
+
+
+def warn(turn: Turn, sentence: str) -> None:
+    """Tells the peer what it did wrong, without failing the channel, and hangs up."""
+    text = sentence.encode("ascii", "replace")
+    turn.do(Drop(sentence, (Warning(turn.c.params.channel_id, text),)))
+
+
+def violated(turn: Turn, violation: PeerViolation) -> None:
+    """The peer broke a rule: it hears which, and the connection ends. The channel stays as it was saved."""
+    warn(turn, str(violation))
+    turn.forget_connection()
+
+
+def funding_spent(turn: Turn, event: FundingSpent) -> None:
+    """Something spends the funding, in the mempool (no height) or in a block."""
+    tx = Transaction.parse(event.tx)
+    phase = turn.c.phase
+    kind = _kind_of(turn, tx)
+    final = event.height is not None and event.depth >= FINAL_DEPTH
+    sweep = phase.sweep if isinstance(phase, Closing) else None
+    if isinstance(phase, Closed):
+        return
+    if final and (kind is CloseKind.MUTUAL or sweep == b""):
+        turn.set_phase(Closed(kind, tx.txid), turn.c.why)
+        turn.save(Save.NOW)
+        return
+    closing = Closing(kind, event.tx, event.height, sweep)
+    if closing == phase:
+        return
+    why = turn.c.why if isinstance(phase, Closing | ShuttingDown) else f"the funding was spent: {kind.value}"
+    turn.set_phase(closing, why)
+    turn.save(Save.NOW)
+
+
+def _kind_of(turn: Turn, tx: Transaction) -> CloseKind:
+    spend = tx.inputs[0]
+    if spend.sequence >> 24 == 0x80 and tx.locktime >> 24 == 0x20:
+        phase = turn.c.phase
+        ours = isinstance(phase, Closing) and phase.kind is CloseKind.OURS and phase.tx
+        if ours and Transaction.parse(phase.tx).txid == tx.txid:  # type: ignore[union-attr]
+            return CloseKind.OURS
+        return CloseKind.THEIRS
+    return CloseKind.MUTUAL if isinstance(turn.c.phase, ShuttingDown | Closing) else CloseKind.UNKNOWN

@@ -1,0 +1,212 @@
+"""What a channel machine is told, and what it wants done: closed unions of frozen values."""
+
+from enum import IntEnum
+
+from msgspec import Struct
+
+from node.channel.state import Htlc, OfferWant, State
+from protocol.amounts import BlockHeight, FeeratePerKw, Sat, ShortChannelId
+from protocol.bus.messages import channel as said
+from protocol.bus.messages.signer import (
+    ChannelAnswer,
+    NotNow,
+    OnionToPeel,
+    Operation,
+    Peeled,
+    Refused,
+    Unpeelable,
+)
+from protocol.wire.message import Message
+
+
+class Connected(Struct, frozen=True):
+    connection: int
+
+
+class Disconnected(Struct, frozen=True):
+    pass
+
+
+class FromPeer(Struct, frozen=True):
+    message: Message
+
+
+class Offer(Struct, frozen=True):
+    want: OfferWant
+
+
+class Fulfil(Struct, frozen=True):
+    htlc_id: int
+
+
+class Fail(Struct, frozen=True):
+    """`failure`: an encoded BOLT 4 failure message; wrapped here with the keys of the HTLC."""
+
+    htlc_id: int
+    failure: bytes
+
+
+class FeerateMoved(Struct, frozen=True):
+    """The feerate that our commitments should have now; the opener proposes it."""
+
+    feerate_per_kw: FeeratePerKw
+
+
+class SignerAnswered(Struct, frozen=True):
+    """The answer to the open question (or to a resend), or why there is none."""
+
+    ask: int
+    answer: ChannelAnswer | Refused | NotNow
+
+
+class OnionsPeeled(Struct, frozen=True):
+    results: tuple[tuple[int, Peeled | Unpeelable], ...]
+
+
+class FundingConfirmed(Struct, frozen=True):
+    height: BlockHeight
+    short_channel_id: ShortChannelId
+    depth: int
+
+
+class FundingReorganised(Struct, frozen=True):
+    """The block that held the funding is no longer in the chain."""
+
+
+class FundingSpent(Struct, frozen=True):
+    """`tx` spends our funding; `height` None: only in the mempool."""
+
+    tx: bytes
+    height: BlockHeight | None
+    depth: int
+
+
+class SweepMade(Struct, frozen=True):
+    """The signer built the sweep; it was published."""
+
+    tx: bytes
+
+
+class SweepConfirmed(Struct, frozen=True):
+    depth: int
+
+
+class CloseWanted(Struct, frozen=True):
+    pass
+
+
+class ForceCloseWanted(Struct, frozen=True):
+    why: str
+
+
+class SignerAsked(Struct, frozen=True):
+    """The shell could reach the signer again: whatever is owed by it is asked."""
+
+
+class Tick(Struct, frozen=True):
+    """A new block, or a new start: look whether anything is due."""
+
+
+Event = (
+    Connected
+    | Disconnected
+    | FromPeer
+    | Offer
+    | Fulfil
+    | Fail
+    | FeerateMoved
+    | SignerAnswered
+    | OnionsPeeled
+    | FundingConfirmed
+    | FundingReorganised
+    | FundingSpent
+    | SweepMade
+    | SweepConfirmed
+    | CloseWanted
+    | ForceCloseWanted
+    | SignerAsked
+    | Tick
+)
+
+
+class Send(Struct, frozen=True):
+    messages: tuple[Message, ...]
+
+
+class AskSigner(Struct, frozen=True):
+    """The one open question of this channel. Asked while its save runs; answered by `SignerAnswered`."""
+
+    ask: int
+    operations: tuple[Operation, ...]
+
+
+class Peel(Struct, frozen=True):
+    """Answered by `OnionsPeeled` with the same ids in the same order."""
+
+    ids: tuple[int, ...]
+    onions: tuple[OnionToPeel, ...]
+
+
+class Tell(Struct, frozen=True):
+    """To the payment service, after the save."""
+
+    event: said.HtlcReceived | said.HtlcFulfilled | said.HtlcFailed | said.HtlcRefused | said.HtlcResolved
+
+
+class Say(Struct, frozen=True):
+    """To people: the channel changed its state, and why."""
+
+    event: said.ChannelStateChanged
+
+
+class Publish(Struct, frozen=True):
+    """Broadcast this transaction; it is saved already."""
+
+    tx: bytes
+
+
+class Sweep(Struct, frozen=True):
+    """Have the signer build the transaction that moves this output to the cold descriptor, and publish it."""
+
+    kind: str
+    txid: bytes
+    index: int
+    value: Sat
+    number: int
+
+
+class Drop(Struct, frozen=True):
+    """Close the connection to the peer after these last messages."""
+
+    reason: str
+    messages: tuple[Message, ...] = ()
+
+
+Effect = Send | AskSigner | Peel | Tell | Say | Publish | Sweep | Drop
+
+
+class Save(IntEnum):
+    """How a step is made durable: not at all, with the next commit, or now (and the effects wait for it)."""
+
+    NONE = 0
+    NEXT = 1
+    NOW = 2
+
+
+class Env(Struct, frozen=True):
+    """What a step may know of the world."""
+
+    height: BlockHeight = BlockHeight(0)
+    feerate_per_kw: FeeratePerKw = FeeratePerKw(2500)
+    """For closing transactions: next few blocks."""
+
+
+class Step(Struct, frozen=True):
+    """`finished`: rows that left the live table in this step, as they are to be kept. `dropped`: offers that
+    were never made, whose rows are erased."""
+
+    state: State
+    effects: tuple[Effect, ...]
+    save: Save
+    finished: tuple[Htlc, ...] = ()
+    dropped: tuple[Htlc, ...] = ()

@@ -1,0 +1,295 @@
+"""What a channel knows: the durable part, the HTLC rows, and what dies with the connection (BOLT 2).
+
+Commitment numbers count from 0. `local_number` is the newest commitment of ours that the peer signed; every
+older one is revoked. `remote_number` is the newest of the peer's that we signed; the peer has revoked
+`remote_revoked` of its commitments (numbers 0 … remote_revoked - 1), so its unrevoked ones are
+`remote_revoked` … `remote_number`: one, or two while we wait for revoke_and_ack.
+
+An HTLC stands in commitment n of a side when `from <= n` and not `to <= n`. That range is the whole history
+that is needed to rebuild, and later to punish, any state.
+"""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+
+from msgspec import Struct
+
+from protocol.amounts import BlockHeight, FeeratePerKw, Msat, Sat, ShortChannelId
+from protocol.bolt3.commitment import ChannelKeys
+from protocol.bus.messages.signer import AcceptRevocation, Funding, PeerSignatures
+from protocol.wire.bolt2_update import (
+    UpdateAddHtlc,
+    UpdateFailHtlc,
+    UpdateFailMalformedHtlc,
+    UpdateFee,
+    UpdateFulfillHtlc,
+)
+from protocol.wire.message import Message
+
+
+class Htlc(Struct, frozen=True):
+    """One HTLC: a row, written once and updated in place. `offered`: by us.
+
+    `onion` is kept only while it is owed: to the peer (offered) until it revoked the state before, or to the
+    signer (received) until it was peeled into `payload`, `next_onion`, `um` and `ammag`.
+    `preimage` or `failure` (a wrapped onion, or with `failure_code` the hash of an unreadable one) says how it ends.
+    """
+
+    offered: bool
+    id: int
+    amount_msat: Msat
+    payment_hash: bytes
+    cltv_expiry: int
+    local_from: int | None = None
+    local_to: int | None = None
+    remote_from: int | None = None
+    remote_to: int | None = None
+    onion: bytes | None = None
+    payload: bytes | None = None
+    next_onion: bytes | None = None
+    um: bytes | None = None
+    ammag: bytes | None = None
+    preimage: bytes | None = None
+    failure: bytes | None = None
+    failure_code: int | None = None
+    origin: str | None = None
+
+    @property
+    def key(self) -> tuple[bool, int]:
+        return self.offered, self.id
+
+
+class Limits(Struct, frozen=True):
+    """What one side asked for at the open. It binds the *other* side, `dust_limit` aside (BOLT 2, open_channel)."""
+
+    dust_limit: Sat
+    reserve: Sat
+    to_self_delay: int
+    max_accepted_htlcs: int
+    htlc_minimum: Msat
+    max_in_flight: Msat
+
+
+class Params(Struct, frozen=True):
+    """Fixed at the open. `handle` names our keys in the signer; `holder_script` is where our closes pay to."""
+
+    handle: bytes
+    channel_id: bytes
+    peer: bytes
+    anchors: bool
+    holder_is_opener: bool
+    fundings: tuple[Funding, ...]
+    holder: Limits
+    counterparty: Limits
+    holder_keys: ChannelKeys
+    counterparty_keys: ChannelKeys
+    holder_script: bytes
+    counterparty_upfront_script: bytes | None
+    minimum_depth: int
+
+    @property
+    def capacity(self) -> Sat:
+        return self.fundings[0].capacity
+
+
+class FeeStep(Struct, frozen=True, array_like=True):
+    """A feerate and the first commitment numbers that use it (None: not yet there)."""
+
+    feerate_per_kw: FeeratePerKw
+    local_from: int | None
+    remote_from: int | None
+
+
+class AwaitingLockIn(Struct, frozen=True, tag="awaiting_lock_in"):
+    """The funding is signed; channel_ready was `sent`, or `received`, or neither yet."""
+
+    sent: bool = False
+    received: bool = False
+
+
+class Normal(Struct, frozen=True, tag="normal"):
+    pass
+
+
+class ShuttingDown(Struct, frozen=True, tag="shutting_down"):
+    """`sent`: our shutdown is out. `theirs`: the script of the peer's, once it came."""
+
+    sent: bool
+    theirs: bytes | None
+
+
+class CloseKind(StrEnum):
+    MUTUAL = "mutual"
+    OURS = "ours"
+    THEIRS = "theirs"
+    UNKNOWN = "unknown"
+
+
+class Closing(Struct, frozen=True, tag="closing"):
+    """A transaction that spends the funding is out: `tx` ours to rebroadcast, or seen on chain."""
+
+    kind: CloseKind
+    tx: bytes
+    height: BlockHeight | None = None
+    sweep: bytes | None = None
+
+
+class Closed(Struct, frozen=True, tag="closed"):
+    kind: CloseKind
+    txid: bytes
+
+
+class Lost(Struct, frozen=True, tag="lost"):
+    """Our state is older than the peer's or the signer's: nothing is offered, revoked or published."""
+
+    reason: str
+
+
+Phase = AwaitingLockIn | Normal | ShuttingDown | Closing | Closed | Lost
+
+
+class Question(Struct, frozen=True):
+    """What we asked the signer and must ask again, word for word, after a crash.
+
+    `validate`: the peer's signatures on our commitment `local_number + 1`, which also revokes `local_number`.
+    `sign`: the peer's commitment `remote_number` (already counted). `release`: received HTLCs to be fulfilled.
+    """
+
+    validate: tuple[PeerSignatures, ...] | None = None
+    sign: bool = False
+    release: tuple[int, ...] = ()
+
+
+class Committed(Struct):
+    """The durable header. Frozen by custom: only a step's own copy of it is ever written to (`draft`)."""
+
+    params: Params
+    phase: Phase
+    local_number: int
+    remote_number: int
+    remote_revoked: int
+    settled_local: Msat
+    settled_remote: Msat
+    fees: tuple[FeeStep, ...]
+    local_points: tuple[bytes, bytes]
+    """Our points for `local_number` and `local_number + 1`."""
+    remote_points: tuple[bytes, bytes | None]
+    """The peer's points for `remote_revoked` and `remote_revoked + 1`."""
+    last_remote_secret: bytes = bytes(32)
+    unaccepted: AcceptRevocation | None = None
+    """A revocation that the signer was not yet told; it leads the next request."""
+    unlearned: tuple[bytes, ...] = ()
+    """Preimages from the peer that the signer was not yet told."""
+    next_offered_id: int = 0
+    next_received_id: int = 0
+    commitment_sent_last: bool = False
+    """Of our last commitment_signed and revoke_and_ack, the first left later (BOLT 2, retransmission order)."""
+    question: Question | None = None
+    funding_purpose: str | None = None
+    """The wallet's plan of our funding transaction, sent again until it confirms."""
+    funding_height: BlockHeight | None = None
+    short_channel_id: ShortChannelId | None = None
+    closer: str | None = None
+    why: str = ""
+
+    @property
+    def awaits_revocation(self) -> bool:
+        return self.remote_revoked < self.remote_number
+
+
+Htlcs = Mapping[tuple[bool, int], Htlc]
+NO_HTLCS: Htlcs = MappingProxyType({})
+
+
+class Offline(Struct, frozen=True):
+    pass
+
+
+class Reestablishing(Struct, frozen=True):
+    """Connected; `sent` our channel_reestablish or still waiting for the signer's open answer to do so."""
+
+    connection: int
+    sent: bool
+
+
+class Online(Struct, frozen=True):
+    connection: int
+
+
+Link = Offline | Reestablishing | Online
+
+
+class Negotiation(Struct, frozen=True):
+    """Legacy closing: the fee that we last proposed, the answer that we asked the signer for, and our range."""
+
+    low: Sat
+    high: Sat
+    proposed: Sat | None = None
+    our_signature: bytes | None = None
+    accepted: bytes | None = None
+    """The peer's signature on the fee that we asked the signer to agree to."""
+
+
+class Volatile(Struct, frozen=True):
+    """What a disconnection or a crash erases.
+
+    `staged`: the peer's updates that no commitment_signed of its covers yet. `wants`: what we would do, in order,
+    when the line is free. `inbox`: the peer's messages that wait for the signer's answer to the open question.
+    """
+
+    link: Link = Offline()
+    staged: tuple["Update", ...] = ()
+    wants: tuple["Want", ...] = ()
+    inbox: tuple[Message, ...] = ()
+    negotiation: Negotiation | None = None
+    asks: int = 0
+    """Numbers what we asked the signer, so that a late answer is not taken for another one."""
+    asking: bool = False
+    """The open question is with the signer now (false after a restart, or while the signer is away)."""
+    resend: "Resend | None" = None
+    closing_fee: Sat | None = None
+    """A mutual close at this fee is with the signer."""
+    stalled: str = ""
+    """Why the signer refused to sign without any wish of ours in it; nothing is signed until it is asked again."""
+
+
+class Resend(Struct, frozen=True):
+    """What the peer lacks after a reconnection and the signer must say again."""
+
+    revocation: bool
+    commitment: bool
+
+
+class OfferWant(Struct, frozen=True):
+    amount_msat: Msat
+    payment_hash: bytes
+    cltv_expiry: int
+    onion: bytes
+    origin: str
+
+
+class FulfilWant(Struct, frozen=True):
+    htlc_id: int
+
+
+class FailWant(Struct, frozen=True):
+    """`reason`: the wrapped failure onion; or with `code` the hash of the onion that could not be read."""
+
+    htlc_id: int
+    reason: bytes
+    code: int | None = None
+
+
+class FeeWant(Struct, frozen=True):
+    feerate_per_kw: FeeratePerKw
+
+
+Want = OfferWant | FulfilWant | FailWant | FeeWant
+Update = UpdateAddHtlc | UpdateFulfillHtlc | UpdateFailHtlc | UpdateFailMalformedHtlc | UpdateFee
+
+
+class State(Struct, frozen=True):
+    committed: Committed
+    htlcs: Htlcs
+    volatile: Volatile

@@ -1,0 +1,160 @@
+"""Channels in the durable database: a header and the HTLC rows that changed, as one unit for the writer."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from node.channel.events import Step
+from node.channel.state import Closed, Committed, Htlc, State, Volatile
+from node.channel.turn import cln_state
+
+Unit = list[tuple[str, Sequence[tuple[Any, ...]]]]
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Committed).decode
+_COLUMNS = (
+    "offered, id, amount_msat, payment_hash, cltv_expiry, local_from, local_to, remote_from, remote_to,"
+    " onion, payload, next_onion, um, ammag, preimage, failure, failure_code, origin"
+)
+_PUT_CHANNEL = "UPDATE channels SET state = ?, phase = ?, updated = ? WHERE id = ?"
+_NEW_CHANNEL = (
+    "INSERT INTO channels (id, channel_id, peer, state, phase, updated) VALUES (?, ?, ?, ?, ?, ?)"
+)
+_NEW_HTLC = f"INSERT INTO htlcs (channel, done, {_COLUMNS}) VALUES ({', '.join('?' * 20)})"
+_PUT_HTLC = (
+    "UPDATE htlcs SET local_from = ?, local_to = ?, remote_from = ?, remote_to = ?, onion = ?, payload = ?,"
+    " next_onion = ?, um = ?, ammag = ?, preimage = ?, failure = ?, failure_code = ?, done = ?"
+    " WHERE channel = ? AND offered = ? AND id = ?"
+)
+_DROP_HTLC = "DELETE FROM htlcs WHERE channel = ? AND offered = ? AND id = ?"
+_JOURNAL = "INSERT INTO journal (channel, event, at) VALUES (?, ?, ?)"
+
+
+class Reader(Protocol):
+    """The reading half of the storage writer."""
+
+    def read(self, sql: str, params: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
+
+
+def new_channel(row_id: int, committed: Committed) -> Unit:
+    params = committed.params
+    row = (row_id, params.channel_id, params.peer, _encode(committed), _phase(committed), int(time.time()))
+    return [(_NEW_CHANNEL, [row])]
+
+
+def changes(row_id: int, before: State, step: Step, event: str) -> Unit:
+    """What a step changed. Rows are compared by identity: a step replaces the row that it changes."""
+    now = int(time.time())
+    committed, old, new = step.state.committed, before.htlcs, step.state.htlcs
+    unit: Unit = [(_PUT_CHANNEL, [(_encode(committed), _phase(committed), now, row_id)])]
+    added, changed = [], []
+    for key, row in new.items():
+        was = old.get(key)
+        if was is None:
+            added.append(_values(row_id, row))
+        elif was is not row:
+            changed.append(_update(row_id, row, done=0))
+    for row in step.finished:
+        if row.key in old:
+            changed.append(_update(row_id, row, done=1))
+        else:  # begun and ended in one step: nothing before it was ever saved
+            added.append((row_id, 1, *_values(row_id, row)[2:]))
+    dropped = [(row_id, row.offered, row.id) for row in step.dropped if row.key in old]
+    if dropped:
+        unit.append((_DROP_HTLC, dropped))
+    if added:
+        unit.append((_NEW_HTLC, added))
+    if changed:
+        unit.append((_PUT_HTLC, changed))
+    unit.append((_JOURNAL, [(row_id, event, now)]))
+    return unit
+
+
+def _phase(committed: Committed) -> str:
+    return cln_state(committed.phase, opener=committed.params.holder_is_opener)
+
+
+def _values(row_id: int, row: Htlc) -> tuple[Any, ...]:
+    return (
+        row_id,
+        0,
+        row.offered,
+        row.id,
+        row.amount_msat,
+        row.payment_hash,
+        row.cltv_expiry,
+        row.local_from,
+        row.local_to,
+        row.remote_from,
+        row.remote_to,
+        row.onion,
+        row.payload,
+        row.next_onion,
+        row.um,
+        row.ammag,
+        row.preimage,
+        row.failure,
+        row.failure_code,
+        row.origin,
+    )
+
+
+def _update(row_id: int, row: Htlc, *, done: int) -> tuple[Any, ...]:
+    return (
+        row.local_from,
+        row.local_to,
+        row.remote_from,
+        row.remote_to,
+        row.onion,
+        row.payload,
+        row.next_onion,
+        row.um,
+        row.ammag,
+        row.preimage,
+        row.failure,
+        row.failure_code,
+        done,
+        row_id,
+        row.offered,
+        row.id,
+    )
+
+
+def load(reader: Reader) -> list[tuple[int, State]]:
+    """Every channel that is not closed, with its live HTLCs."""
+    found = []
+    for row_id, blob in reader.read("SELECT id, state FROM channels ORDER BY id"):
+        committed = _decode(blob)
+        if not isinstance(committed.phase, Closed):
+            found.append((row_id, State(committed, load_htlcs(reader, row_id), Volatile())))
+    return found
+
+
+def load_closed(reader: Reader) -> list[Committed]:
+    rows = reader.read("SELECT state FROM channels WHERE phase = 'CLOSED' ORDER BY id")
+    return [_decode(blob) for (blob,) in rows]
+
+
+def load_htlcs(reader: Reader, row_id: int) -> dict[tuple[bool, int], Htlc]:
+    rows = reader.read(f"SELECT {_COLUMNS} FROM htlcs WHERE channel = ? AND done = 0", (row_id,))  # noqa: S608
+    htlcs = {}
+    for offered, *rest in rows:
+        row = Htlc(bool(offered), *rest)
+        htlcs[row.key] = row
+    return htlcs
+
+
+def next_row_id(reader: Reader) -> int:
+    ((highest,),) = reader.read("SELECT coalesce(max(id), 0) FROM channels")
+    return int(highest) + 1
+
+
+def origins(reader: Reader) -> list[tuple[str, bytes | None, bytes | None, int | None, int]]:
+    """(origin, preimage, failure, failure code, done) of every HTLC that we ever offered for somebody."""
+    rows = reader.read(
+        "SELECT origin, preimage, failure, failure_code, done FROM htlcs"
+        " WHERE offered = 1 AND origin IS NOT NULL"
+    )
+    return [(origin, preimage, failure, code, done) for origin, preimage, failure, code, done in rows]

@@ -1,0 +1,267 @@
+"""The peer's updates until it signs for them, and ours until we do (BOLT 2, "Adding an HTLC", "Removing an HTLC",
+"Updating Fees")."""
+
+from typing import assert_never
+
+from msgspec.structs import replace
+
+from node.channel.events import Save
+from node.channel.limits import MAX_HTLCS, Totals
+from node.channel.state import (
+    AwaitingLockIn,
+    Closed,
+    Closing,
+    FailWant,
+    FeeStep,
+    FeeWant,
+    FulfilWant,
+    Htlc,
+    Lost,
+    Normal,
+    OfferWant,
+    ShuttingDown,
+    Update,
+)
+from node.channel.turn import Turn
+from protocol.amounts import FEERATE_FLOOR, FeeratePerKw, to_msat
+from protocol.bus.messages import channel as said
+from protocol.errors import CommandRefused, PeerViolation
+from protocol.hashes import sha256
+from protocol.wire.bolt2_update import (
+    UpdateAddHtlc,
+    UpdateFailHtlc,
+    UpdateFailMalformedHtlc,
+    UpdateFee,
+    UpdateFulfillHtlc,
+)
+
+ADDING = 'BOLT 2, "Adding an HTLC"'
+REMOVING = 'BOLT 2, "Removing an HTLC"'
+FEES = 'BOLT 2, "Updating Fees"'
+BADONION = 0x8000
+LOCKTIME_THRESHOLD = 500_000_000
+CEILING = FeeratePerKw(500_000)
+"""No honest feerate was ever a quarter of this; 45,000 must pass, some peers use it on regtest."""
+MAX_STAGED = 4 * MAX_HTLCS
+
+
+def stage(turn: Turn, update: Update) -> None:
+    """Checks an update of the peer and keeps it until its commitment_signed."""
+    if len(turn.v.staged) >= MAX_STAGED:
+        raise PeerViolation("too many updates without a commitment_signed", clause=ADDING)
+    match update:
+        case UpdateAddHtlc():
+            _check_add(turn, update)
+        case UpdateFulfillHtlc():
+            row = _removable(turn, update.id)
+            learn_preimage(turn, row, update.payment_preimage.reveal())
+        case UpdateFailHtlc():
+            _removable(turn, update.id)
+        case UpdateFailMalformedHtlc():
+            _removable(turn, update.id)
+            if not update.failure_code & BADONION:
+                raise PeerViolation(
+                    f"HTLC {update.id} was failed as malformed without BADONION", clause=REMOVING
+                )
+        case UpdateFee():
+            _check_fee(turn, update)
+        case _:
+            assert_never(update)
+    turn.v = replace(turn.v, staged=(*turn.v.staged, update))
+
+
+def _check_add(turn: Turn, add: UpdateAddHtlc) -> None:
+    match turn.c.phase:
+        case Normal() | ShuttingDown(theirs=None):
+            pass
+        case AwaitingLockIn():
+            raise PeerViolation("an HTLC before channel_ready of both", clause=ADDING)
+        case ShuttingDown() | Closing() | Closed() | Lost():
+            raise PeerViolation("an HTLC after shutdown", clause='BOLT 2, "Closing Initiation"')
+        case _:
+            assert_never(turn.c.phase)
+    expected = turn.c.next_received_id + sum(isinstance(staged, UpdateAddHtlc) for staged in turn.v.staged)
+    if add.id != expected:
+        raise PeerViolation(f"HTLC id {add.id} where {expected} should come", clause=ADDING)
+    if add.amount_msat < max(1, turn.c.params.holder.htlc_minimum):
+        raise PeerViolation(f"an HTLC of {add.amount_msat} msat is below our minimum", clause=ADDING)
+    if add.cltv_expiry >= LOCKTIME_THRESHOLD:
+        raise PeerViolation(f"cltv_expiry {add.cltv_expiry} is a time, not a height", clause=ADDING)
+
+
+def _removable(turn: Turn, htlc_id: int) -> Htlc:
+    """An HTLC of ours that the peer may remove: irrevocably committed, and not removed yet."""
+    row = turn.htlcs.get((True, htlc_id))
+    if row is None or not irrevocable(turn, row):
+        raise PeerViolation(f"HTLC {htlc_id} is not there to be removed", clause=REMOVING)
+    twice = any(not isinstance(s, UpdateAddHtlc | UpdateFee) and s.id == htlc_id for s in turn.v.staged)
+    if row.local_to is not None or twice:
+        raise PeerViolation(f"HTLC {htlc_id} is removed twice", clause=REMOVING)
+    return row
+
+
+def irrevocable(turn: Turn, row: Htlc) -> bool:
+    """In both commitments, with the states that lacked it revoked on both sides."""
+    return (
+        row.local_from is not None
+        and row.local_from <= turn.c.local_number
+        and row.remote_from is not None
+        and row.remote_from <= turn.c.remote_revoked
+    )
+
+
+def learn_preimage(turn: Turn, row: Htlc, preimage: bytes) -> None:
+    """Keeps the proof of payment and passes it on at once, whatever else is under way."""
+    if sha256(preimage) != row.payment_hash:
+        raise PeerViolation(f"the preimage for HTLC {row.id} is wrong", clause=REMOVING)
+    if row.preimage is not None:
+        return
+    turn.put(replace(row, preimage=preimage))
+    turn.c.unlearned = (*turn.c.unlearned, preimage)
+    turn.save(Save.NOW)
+    if row.origin is not None:
+        turn.tell(said.HtlcFulfilled(row.origin, turn.c.params.channel_id, row.id, preimage))
+
+
+def _check_fee(turn: Turn, update: UpdateFee) -> None:
+    if turn.c.params.holder_is_opener:
+        raise PeerViolation("update_fee from the side that did not open", clause=FEES)
+    if not FEERATE_FLOOR <= update.feerate_per_kw <= CEILING:
+        raise PeerViolation(f"a feerate of {update.feerate_per_kw} sat/kw is out of all bounds", clause=FEES)
+
+
+def cover_staged(turn: Turn, number: int) -> None:
+    """The peer's commitment_signed covers what it sent: the updates enter our commitment `number`."""
+    adds = [update for update in turn.v.staged if isinstance(update, UpdateAddHtlc)]
+    if adds:
+        _check_limits(turn, adds)
+    for update in turn.v.staged:
+        match update:
+            case UpdateAddHtlc():
+                turn.put(
+                    Htlc(
+                        offered=False,
+                        id=update.id,
+                        amount_msat=update.amount_msat,
+                        payment_hash=update.payment_hash,
+                        cltv_expiry=update.cltv_expiry,
+                        local_from=number,
+                        onion=update.onion_routing_packet,
+                    )
+                )
+                turn.c.next_received_id = update.id + 1
+            case UpdateFulfillHtlc():
+                turn.put(replace(turn.htlcs[True, update.id], local_to=number))
+            case UpdateFailHtlc():
+                turn.put(replace(turn.htlcs[True, update.id], local_to=number, failure=update.reason))
+            case UpdateFailMalformedHtlc():
+                turn.put(
+                    replace(
+                        turn.htlcs[True, update.id],
+                        local_to=number,
+                        failure=update.sha256_of_onion,
+                        failure_code=update.failure_code,
+                    )
+                )
+            case UpdateFee():
+                turn.c.fees = (*turn.c.fees, FeeStep(update.feerate_per_kw, number, None))
+            case _:
+                assert_never(update)
+    turn.v = replace(turn.v, staged=())
+
+
+def _check_limits(turn: Turn, adds: list[UpdateAddHtlc]) -> None:
+    """What the peer adds must stay inside what we asked for at the open."""
+    ours = turn.c.params.holder
+    totals = Totals(turn.c, _standing_received(turn))
+    count = totals.received_count + len(adds)
+    amount = totals.received + sum(add.amount_msat for add in adds)
+    if count > min(ours.max_accepted_htlcs, MAX_HTLCS):
+        raise PeerViolation(f"{count} HTLCs at once, we accept {ours.max_accepted_htlcs}", clause=ADDING)
+    if amount > ours.max_in_flight:
+        raise PeerViolation(f"{amount} msat in flight, we accept {ours.max_in_flight}", clause=ADDING)
+    if turn.c.settled_remote - amount < to_msat(ours.reserve):
+        raise PeerViolation("the peer offers more than it has above its reserve", clause=ADDING)
+
+
+def _standing_received(turn: Turn) -> dict[tuple[bool, int], Htlc]:
+    """Received HTLCs that the peer may still count as there: those whose removal it does not have to know yet."""
+    return {
+        key: row
+        for key, row in turn.htlcs.items()
+        if not row.offered and (row.remote_to is None or row.remote_to > turn.c.remote_revoked)
+    }
+
+
+def take_wants(turn: Turn, number: int) -> tuple[bool, tuple[int, ...]]:
+    """Our wishes enter the peer's commitment `number`. Answers whether any did, and which HTLCs to fulfil."""
+    if not turn.v.wants:
+        return False, ()
+    totals = Totals(turn.c, turn.htlcs)
+    taken, release = False, []
+    for want in turn.v.wants:
+        match want:
+            case OfferWant():
+                taken |= _offer(turn, want, totals, number)
+            case FulfilWant(htlc_id=htlc_id):
+                row = turn.htlcs.get((False, htlc_id))
+                if row is not None and row.remote_to is None and irrevocable(turn, row):
+                    turn.put(replace(row, remote_to=number, preimage=b""))  # the signer fills it in
+                    release.append(htlc_id)
+                    taken = True
+            case FailWant(htlc_id=htlc_id, reason=reason, code=code):
+                row = turn.htlcs.get((False, htlc_id))
+                if row is not None and row.remote_to is None and irrevocable(turn, row):
+                    turn.put(replace(row, remote_to=number, failure=reason, failure_code=code))
+                    taken = True
+            case FeeWant(feerate_per_kw=rate):
+                if turn.c.params.holder_is_opener and rate != turn.c.fees[-1].feerate_per_kw:
+                    turn.c.fees = (*turn.c.fees, FeeStep(rate, None, number))
+                    taken = True
+            case _:
+                assert_never(want)
+    turn.v = replace(turn.v, wants=())
+    return taken, tuple(release)
+
+
+def _offer(turn: Turn, want: OfferWant, totals: Totals, number: int) -> bool:
+    try:
+        check_may_offer(turn)
+        totals.check_offer(want)
+    except CommandRefused as refusal:
+        refuse(turn, want.origin, refusal)
+        return False
+    totals.add_offered(want)
+    turn.put(
+        Htlc(
+            offered=True,
+            id=turn.c.next_offered_id,
+            amount_msat=want.amount_msat,
+            payment_hash=want.payment_hash,
+            cltv_expiry=want.cltv_expiry,
+            remote_from=number,
+            onion=want.onion,
+            origin=want.origin,
+        )
+    )
+    turn.c.next_offered_id += 1
+    return True
+
+
+def check_may_offer(turn: Turn) -> None:
+    """Raises CommandRefused unless the channel takes new HTLCs."""
+    match turn.c.phase:
+        case Normal():
+            return
+        case AwaitingLockIn():
+            raise CommandRefused(
+                "the channel is not open yet", what_to_do="Wait until its funding is confirmed."
+            )
+        case ShuttingDown() | Closing() | Closed() | Lost():
+            raise CommandRefused("the channel is closing", what_to_do="Use or open another channel.")
+        case _:
+            assert_never(turn.c.phase)
+
+
+def refuse(turn: Turn, origin: str, refusal: CommandRefused) -> None:
+    turn.tell(said.HtlcRefused(origin, refusal.sentence, refusal.what_to_do))

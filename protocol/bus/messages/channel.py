@@ -1,0 +1,196 @@
+"""What the channel service says and hears (BOLT 2): channels, and the HTLCs that payments offer and resolve."""
+
+from msgspec import Struct
+
+from protocol.amounts import BlockHeight, FeeratePerKw, Msat, Sat
+
+
+class FundChannel(Struct, frozen=True, tag="channel.fund"):
+    """Opens a channel with a connected peer. `amount` None: all coins. Answered with `ChannelFunded` once the
+    funding transaction was broadcast."""
+
+    peer: bytes
+    amount: Sat | None
+    feerate_per_kw: FeeratePerKw | None = None
+    push_msat: Msat = Msat(0)
+    anchors: bool = True
+    minconf: int = 1
+
+
+class ChannelFunded(Struct, frozen=True, tag="channel.funded"):
+    channel_id: bytes
+    txid: bytes
+    outnum: int
+    tx: bytes
+
+
+class CloseChannel(Struct, frozen=True, tag="channel.close"):
+    """`selector`: channel id or peer id in hex, or a short channel id. After `unilateral_timeout` seconds
+    without agreement our commitment is published; 0 never does."""
+
+    selector: str
+    unilateral_timeout: int = 172_800
+
+
+class ChannelClosed(Struct, frozen=True, tag="channel.closed"):
+    kind: str  # "mutual", "unilateral" or "unopened"
+    tx: bytes
+    txid: bytes
+
+
+class ListChannels(Struct, frozen=True, tag="channel.list"):
+    peer: bytes | None = None
+
+
+class HtlcInfo(Struct, frozen=True):
+    offered: bool
+    id: int
+    amount_msat: Msat
+    payment_hash: bytes
+    cltv_expiry: int
+    state: str  # Core Lightning's name of the state, such as SENT_ADD_ACK_REVOCATION
+
+
+class ChannelInfo(Struct, frozen=True):
+    """One channel as people and tools see it. Amounts in msat; `state` in Core Lightning's words."""
+
+    channel_id: bytes
+    peer: bytes
+    peer_connected: bool
+    reestablished: bool
+    state: str
+    opener_is_us: bool
+    anchors: bool
+    capacity: Sat
+    funding_txid: bytes
+    funding_outnum: int
+    short_channel_id: int | None
+    alias_local: int | None
+    alias_remote: int | None
+    to_us_msat: Msat
+    min_to_us_msat: Msat
+    max_to_us_msat: Msat
+    spendable_msat: Msat
+    receivable_msat: Msat
+    our_reserve: Sat
+    their_reserve: Sat
+    dust_limit: Sat
+    our_to_self_delay: int
+    their_to_self_delay: int
+    max_accepted_htlcs: int
+    minimum_htlc_in_msat: Msat
+    max_in_flight_msat: Msat
+    feerate_per_kw: FeeratePerKw
+    local_number: int
+    remote_number: int
+    funding_confirmations: int
+    closer: str | None
+    close_to: bytes
+    why: str
+    htlcs: tuple[HtlcInfo, ...]
+
+
+class Channels(Struct, frozen=True, tag="channel.channels"):
+    channels: tuple[ChannelInfo, ...]
+
+
+class OfferHtlc(Struct, frozen=True, tag="channel.offer"):
+    """One way. `origin` names the payment part (or incoming HTLC) and is accepted once per channel for ever.
+
+    Answered by exactly one of the events `HtlcRefused`, `HtlcFulfilled`, `HtlcFailed`, even after restarts.
+    """
+
+    channel_id: bytes
+    amount_msat: Msat
+    payment_hash: bytes
+    cltv_expiry: int
+    onion: bytes
+    origin: str
+
+
+class HtlcRefused(Struct, frozen=True, tag="channel.refused"):
+    """The HTLC was never offered to the peer: nothing was sent, nothing can be lost."""
+
+    origin: str
+    sentence: str
+    what_to_do: str
+
+
+class HtlcFulfilled(Struct, frozen=True, tag="channel.fulfilled"):
+    """The peer gave the preimage; saved before this was said."""
+
+    origin: str
+    channel_id: bytes
+    htlc_id: int
+    preimage: bytes
+
+
+class HtlcFailed(Struct, frozen=True, tag="channel.failed"):
+    """The HTLC is irrevocably gone from both commitments. `reason`: the failure onion, or a BOLT 4 failure code
+    with the hash of our onion when the peer could not read it."""
+
+    origin: str
+    channel_id: bytes
+    htlc_id: int
+    reason: bytes
+    malformed_code: int | None = None
+
+
+class HtlcReceived(Struct, frozen=True, tag="channel.received"):
+    """An incoming HTLC is irrevocably committed and peeled. Said again after every start until it is resolved.
+
+    `payload` is the decrypted hop payload; `final` when the onion ends here.
+    """
+
+    channel_id: bytes
+    htlc_id: int
+    amount_msat: Msat
+    payment_hash: bytes
+    cltv_expiry: int
+    payload: bytes
+    final: bool
+
+
+class FulfilHtlc(Struct, frozen=True, tag="channel.fulfil"):
+    """One way: the signer will be asked for the preimage. Repeating it is harmless."""
+
+    channel_id: bytes
+    htlc_id: int
+
+
+class FailHtlc(Struct, frozen=True, tag="channel.fail"):
+    """One way. `failure`: an encoded BOLT 4 failure message, not yet wrapped."""
+
+    channel_id: bytes
+    htlc_id: int
+    failure: bytes
+
+
+class HtlcResolved(Struct, frozen=True, tag="channel.resolved"):
+    """An incoming HTLC is irrevocably gone from both commitments. `fulfilled`: whether we were paid."""
+
+    channel_id: bytes
+    htlc_id: int
+    payment_hash: bytes
+    fulfilled: bool
+
+
+class LiveOrigins(Struct, frozen=True, tag="channel.origins"):
+    """Asks which origins live in a channel or are resolved there: what payments reconcile against at start."""
+
+
+class Origins(Struct, frozen=True, tag="channel.origins_are"):
+    """For each origin: "pending", "fulfilled" (then `preimage`) or "failed"."""
+
+    origins: tuple[tuple[str, str, bytes | None, bytes | None], ...]
+    """(origin, state, preimage, failure reason)"""
+
+
+class ChannelStateChanged(Struct, frozen=True, tag="channel.state"):
+    """Event for people: a channel moved from one state to another, and why."""
+
+    channel_id: bytes
+    old: str
+    new: str
+    why: str
+    height: BlockHeight

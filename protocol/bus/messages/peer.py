@@ -1,0 +1,78 @@
+"""What the peer service says and hears: connections, and Lightning messages as the bytes of one message each."""
+
+from msgspec import Struct
+
+
+class Connect(Struct, frozen=True, tag="peer.connect"):
+    """Answered with `PeerInfo` once init was exchanged; at once if the peer is connected. `address`: host:port."""
+
+    node_id: bytes
+    address: str | None = None
+
+
+class Disconnect(Struct, frozen=True, tag="peer.disconnect"):
+    node_id: bytes
+    force: bool = False
+
+
+class ListPeers(Struct, frozen=True, tag="peer.list"):
+    node_id: bytes | None = None
+
+
+class PeerInfo(Struct, frozen=True, tag="peer.info"):
+    node_id: bytes
+    connected: bool
+    outbound: bool
+    address: str
+    features: bytes
+    last_seen: int
+
+
+class Peers(Struct, frozen=True, tag="peer.peers"):
+    peers: tuple[PeerInfo, ...]
+
+
+class PeerUp(Struct, frozen=True, tag="peer.up"):
+    """Event: init was exchanged. `connection` numbers the connections of this run; older ones are dead."""
+
+    node_id: bytes
+    connection: int
+    features: bytes
+
+
+class PeerDown(Struct, frozen=True, tag="peer.down"):
+    node_id: bytes
+    connection: int
+    reason: str
+
+
+class FromPeer(Struct, frozen=True, tag="peer.from"):
+    """Event to the channel service: one whole Lightning message (with its type), not yet decoded."""
+
+    node_id: bytes
+    connection: int
+    frame: bytes
+
+
+class ToPeer(Struct, frozen=True, tag="peer.to"):
+    """One way: send these messages, in order, if that connection still stands; else drop them."""
+
+    node_id: bytes
+    connection: int
+    frames: tuple[bytes, ...]
+
+
+class DropPeer(Struct, frozen=True, tag="peer.drop"):
+    """One way: send these last messages (a warning or an error) and close the connection."""
+
+    node_id: bytes
+    connection: int
+    reason: str
+    frames: tuple[bytes, ...] = ()
+
+
+class KeepPeer(Struct, frozen=True, tag="peer.keep"):
+    """One way: a channel with this peer lives; reconnect when the connection is lost."""
+
+    node_id: bytes
+    keep: bool = True
