@@ -90,7 +90,14 @@ def negate_point(point: bytes) -> bytes:
     return _serialize(parsed)
 
 
+def _need_scalar(scalar: bytes) -> None:
+    """libsecp256k1 reads 32 bytes whatever it is given."""
+    if len(scalar) != 32:
+        raise InvalidKey(f"a scalar has 32 bytes, not {len(scalar)}")
+
+
 def multiply_point(point: bytes, scalar: bytes) -> bytes:
+    _need_scalar(scalar)
     parsed = _parse(point)
     if not lib.secp256k1_ec_pubkey_tweak_mul(_ctx, parsed, scalar):
         raise InvalidKey("the scalar is out of range")
@@ -99,6 +106,7 @@ def multiply_point(point: bytes, scalar: bytes) -> bytes:
 
 def tweak_point(point: bytes, scalar: bytes) -> bytes:
     """`point + scalar*G`."""
+    _need_scalar(scalar)
     parsed = _parse(point)
     if not lib.secp256k1_ec_pubkey_tweak_add(_ctx, parsed, scalar):
         raise InvalidKey("the tweak leads to no valid point")
@@ -107,6 +115,7 @@ def tweak_point(point: bytes, scalar: bytes) -> bytes:
 
 def add_secrets(secret: bytes, tweak: bytes) -> bytes:
     _need_secret(secret)
+    _need_scalar(tweak)
     out = ffi.new("unsigned char[32]", secret)
     if not lib.secp256k1_ec_seckey_tweak_add(_ctx, out, tweak):
         raise InvalidKey("the tweak leads to no valid private key")
@@ -115,6 +124,7 @@ def add_secrets(secret: bytes, tweak: bytes) -> bytes:
 
 def multiply_secret(secret: bytes, scalar: bytes) -> bytes:
     _need_secret(secret)
+    _need_scalar(scalar)
     out = ffi.new("unsigned char[32]", secret)
     if not lib.secp256k1_ec_seckey_tweak_mul(_ctx, out, scalar):
         raise InvalidKey("the scalar is out of range")
@@ -140,6 +150,7 @@ def ecdh(secret: bytes, point: bytes) -> bytes:
 def sign_ecdsa(secret: bytes, digest: bytes) -> bytes:
     """RFC 6979, low-S, 64 bytes compact."""
     _check_digest(digest)
+    _need_scalar(secret)
     signature = ffi.new("secp256k1_ecdsa_signature *")
     if not lib.secp256k1_ecdsa_sign(_ctx, signature, digest, secret, ffi.NULL, ffi.NULL):
         raise InvalidKey("this private key cannot sign")
@@ -190,6 +201,7 @@ def from_der(der: bytes) -> bytes:
 def sign_recoverable(secret: bytes, digest: bytes) -> tuple[bytes, int]:
     """64 bytes compact and the recovery id 0..3 (BOLT 11)."""
     _check_digest(digest)
+    _need_scalar(secret)
     signature = ffi.new("secp256k1_ecdsa_recoverable_signature *")
     if not lib.secp256k1_ecdsa_sign_recoverable(_ctx, signature, digest, secret, ffi.NULL, ffi.NULL):
         raise InvalidKey("this private key cannot sign")
@@ -250,6 +262,7 @@ def verify_schnorr(xonly: bytes, message: bytes, signature: bytes) -> bool:
 
 def tweak_xonly(xonly: bytes, tweak: bytes) -> tuple[bytes, int]:
     """The tweaked x-only key and its parity (BIP 341, "Constructing and spending Taproot outputs")."""
+    _need_scalar(tweak)
     key = _parse_xonly(xonly)
     out = ffi.new("secp256k1_pubkey *")
     if key is None or not lib.secp256k1_xonly_pubkey_tweak_add(_ctx, out, key, tweak):

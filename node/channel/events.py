@@ -20,7 +20,10 @@ from protocol.wire.message import Message
 
 
 class Connected(Struct, frozen=True):
+    """`fresh`: the channel was opened on this very connection, so there is nothing to reestablish."""
+
     connection: int
+    fresh: bool = False
 
 
 class Disconnected(Struct, frozen=True):

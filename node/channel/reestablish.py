@@ -5,7 +5,7 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from node.channel import closing, dance, lockin
-from node.channel.events import Save
+from node.channel.events import Connected, Save
 from node.channel.state import (
     AwaitingLockIn,
     Closed,
@@ -25,10 +25,13 @@ from protocol.wire.bolt2_reestablish import ChannelReestablish
 CLAUSE = 'BOLT 2, "Message Retransmission"'
 
 
-def connected(turn: Turn, connection: int) -> None:
+def connected(turn: Turn, event: Connected) -> None:
     """A connection begins: whatever the peer had not signed for is forgotten."""
     turn.forget_connection()
-    turn.set_link(Reestablishing(connection, sent=False))
+    if event.fresh:
+        turn.set_link(Online(event.connection))
+        return
+    turn.set_link(Reestablishing(event.connection, sent=False))
     if turn.c.question is None:
         send_reestablish(turn)
     elif not turn.v.asking:

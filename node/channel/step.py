@@ -109,8 +109,8 @@ def _busy(turn: Turn) -> bool:
 
 def _apply(turn: Turn, event: Event) -> None:
     match event:
-        case Connected(connection=connection):
-            reestablish.connected(turn, connection)
+        case Connected():
+            reestablish.connected(turn, event)
         case Disconnected():
             reestablish.disconnected(turn)
         case FromPeer(message=message):

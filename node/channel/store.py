@@ -19,10 +19,8 @@ _COLUMNS = (
     " onion, payload, next_onion, um, ammag, preimage, failure, failure_code, origin"
 )
 _PUT_CHANNEL = "UPDATE channels SET state = ?, phase = ?, updated = ? WHERE id = ?"
-_NEW_CHANNEL = (
-    "INSERT INTO channels (id, channel_id, peer, state, phase, updated) VALUES (?, ?, ?, ?, ?, ?)"
-)
-_NEW_HTLC = f"INSERT INTO htlcs (channel, done, {_COLUMNS}) VALUES ({', '.join('?' * 20)})"
+_NEW_CHANNEL = "INSERT INTO channels (id, channel_id, peer, state, phase, updated) VALUES (?, ?, ?, ?, ?, ?)"
+_NEW_HTLC = f"INSERT INTO htlcs (channel, done, {_COLUMNS}) VALUES ({', '.join('?' * 20)})"  # noqa: S608 - our own column names
 _PUT_HTLC = (
     "UPDATE htlcs SET local_from = ?, local_to = ?, remote_from = ?, remote_to = ?, onion = ?, payload = ?,"
     " next_onion = ?, um = ?, ammag = ?, preimage = ?, failure = ?, failure_code = ?, done = ?"
@@ -44,11 +42,15 @@ def new_channel(row_id: int, committed: Committed) -> Unit:
     return [(_NEW_CHANNEL, [row])]
 
 
+def put_header(row_id: int, committed: Committed) -> Unit:
+    return [(_PUT_CHANNEL, [(_encode(committed), _phase(committed), int(time.time()), row_id)])]
+
+
 def changes(row_id: int, before: State, step: Step, event: str) -> Unit:
     """What a step changed. Rows are compared by identity: a step replaces the row that it changes."""
     now = int(time.time())
     committed, old, new = step.state.committed, before.htlcs, step.state.htlcs
-    unit: Unit = [(_PUT_CHANNEL, [(_encode(committed), _phase(committed), now, row_id)])]
+    unit = put_header(row_id, committed)
     added, changed = [], []
     for key, row in new.items():
         was = old.get(key)

@@ -9,7 +9,13 @@ from protocol.bolt3.commitment import Side
 from protocol.bus.messages.channel import ChannelInfo, HtlcInfo
 
 _ADDING = ("ADD_HTLC", "ADD_COMMIT", "ADD_REVOCATION", "ADD_ACK_COMMIT", "ADD_ACK_REVOCATION")
-_REMOVING = ("REMOVE_HTLC", "REMOVE_COMMIT", "REMOVE_REVOCATION", "REMOVE_ACK_COMMIT", "REMOVE_ACK_REVOCATION")
+_REMOVING = (
+    "REMOVE_HTLC",
+    "REMOVE_COMMIT",
+    "REMOVE_REVOCATION",
+    "REMOVE_ACK_COMMIT",
+    "REMOVE_ACK_REVOCATION",
+)
 
 
 def htlc_state(row: Htlc, committed: Committed) -> str:

@@ -1,6 +1,7 @@
 """The curve adapter: BIP 340's vectors, ECDSA forms, and what it says about bytes that are no keys."""
 
 import csv
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -144,3 +145,20 @@ def test_schnorr_messages_of_any_length(message: bytes) -> None:
     signature = curve.sign_schnorr(SECRET, message)
     assert curve.verify_schnorr(POINT[1:], message, signature)
     assert not curve.verify_schnorr(POINT[1:], message + b"\0", signature)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda short: curve.multiply_point(curve.point_of(bytes(31) + b"\x01"), short),
+        lambda short: curve.tweak_point(curve.point_of(bytes(31) + b"\x01"), short),
+        lambda short: curve.add_secrets(bytes(31) + b"\x01", short),
+        lambda short: curve.multiply_secret(bytes(31) + b"\x01", short),
+        lambda short: curve.tweak_xonly(curve.point_of(bytes(31) + b"\x01")[1:], short),
+        lambda short: curve.sign_ecdsa(short, bytes(32)),
+        lambda short: curve.sign_recoverable(short, bytes(32)),
+    ],
+)
+def test_a_short_scalar_is_refused_before_the_library_reads_past_it(call: Callable[[bytes], object]) -> None:
+    with pytest.raises(curve.InvalidKey):
+        call(b"\x01" * 31)

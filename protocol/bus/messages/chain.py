@@ -1,49 +1,59 @@
-"""What the chain service says and hears: tip, watches, broadcasts and fees (DESIGN, "The chain").
-
-Txids and block hashes are in internal order. Events about watches are said again after every block, with the
-depth they then have, until that is `FINAL_DEPTH`: whoever missed one gets the next.
-"""
+"""What the chain service says and hears: blocks, outputs that we watch, transactions that we send."""
 
 from msgspec import Struct
 
-from protocol.amounts import BlockHeight, FeeratePerKw, Sat
-from protocol.bus.registry import register
+from protocol.amounts import BlockHeight, Sat
 
-FINAL_DEPTH = 100
+FINAL_DEPTH = 2100
+"""Confirmations and spends are told again at each block until they are this deep: longer than any to_self_delay."""
 
 
-@register
 class GetTip(Struct, frozen=True, tag="chain.get_tip"):
-    """Answered with `Tip`; waits while no tip is known yet."""
+    pass
 
 
-@register
 class Tip(Struct, frozen=True, tag="chain.tip"):
-    """`synced` is False while the backend is away or still behind: then `height` is the last one known."""
+    """`synced`: whether our view has reached the backend's own tip."""
 
     height: BlockHeight
     block_hash: bytes
     synced: bool
 
 
-@register
-class WatchOutput(Struct, frozen=True, tag="chain.watch_output"):
-    """Watches an output for its confirmation and its spending; `script` is its script_pubkey.
+class TipChanged(Struct, frozen=True, tag="chain.tip_changed"):
+    """Event: after one or more blocks came or went, once all of them were told."""
 
-    What happened from block `since` on is found too (0: in the last 144 blocks). Answered with
-    `OutputStatus`; the events follow as well. Repeating it is harmless.
+    height: BlockHeight
+    block_hash: bytes
+    time: int
+
+
+class BlockConnected(Struct, frozen=True, tag="chain.block"):
+    height: BlockHeight
+    block_hash: bytes
+    time: int
+
+
+class BlockDisconnected(Struct, frozen=True, tag="chain.unblock"):
+    """Event: the newest block, at `height`, left the chain."""
+
+    height: BlockHeight
+    block_hash: bytes
+
+
+class WatchOutput(Struct, frozen=True, tag="chain.watch"):
+    """Answered with `OutputStatus`; then `OutputConfirmed` and `OutpointSpent` are told. Harmless to repeat.
+
+    `since`: the block from which the output may be in the chain; 0 looks at the last blocks only.
     """
 
     txid: bytes
     index: int
     script: bytes
-    since: BlockHeight = BlockHeight(0)
+    since: int = 0
 
 
-@register
-class OutputStatus(Struct, frozen=True, tag="chain.output_status"):
-    """`height` None: not confirmed. `spent_height` None: not spent in a block."""
-
+class OutputStatus(Struct, frozen=True, tag="chain.status"):
     txid: bytes
     index: int
     value: Sat | None
@@ -53,121 +63,15 @@ class OutputStatus(Struct, frozen=True, tag="chain.output_status"):
     spent_height: BlockHeight | None
 
 
-@register
-class UnwatchOutput(Struct, frozen=True, tag="chain.unwatch_output"):
+class UnwatchOutput(Struct, frozen=True, tag="chain.unwatch"):
     """One way."""
 
     txid: bytes
     index: int
 
 
-@register
-class WatchScript(Struct, frozen=True, tag="chain.watch_script"):
-    """One way: `ScriptPaid` for each output to it from the next block on, and `OutpointSpent` of those."""
-
-    script: bytes
-
-
-@register
-class ScanFrom(Struct, frozen=True, tag="chain.scan_from"):
-    """Looks through the blocks from `height` on for everything watched. Answered with `Scanned`."""
-
-    height: BlockHeight
-
-
-@register
-class Scanned(Struct, frozen=True, tag="chain.scanned"):
-    first: BlockHeight
-    last: BlockHeight
-
-
-@register
-class Broadcast(Struct, frozen=True, tag="chain.broadcast"):
-    """Saves the transaction, publishes it, and again after each block until it is confirmed.
-
-    With `keep` False a refused one is forgotten; else it is tried again although it was refused.
-    """
-
-    raw: bytes
-    label: str = ""
-    keep: bool = True
-
-
-@register
-class BroadcastResult(Struct, frozen=True, tag="chain.broadcast_result"):
-    """`accepted`: it is in the mempool or in a block. `reason`: the backend's words when it is not."""
-
-    txid: bytes
-    accepted: bool
-    reason: str
-
-
-@register
-class GetFeerate(Struct, frozen=True, tag="chain.get_feerate"):
-    """Answered with a `FeeratePerKw` (a number), or refused when there is no estimate."""
-
-    target_blocks: int
-
-
-@register
-class GetTransaction(Struct, frozen=True, tag="chain.get_transaction"):
-    """Answered with `TransactionFound`, or None: not in mempool or chain, or the backend has no index."""
-
-    txid: bytes
-
-
-@register
-class TransactionFound(Struct, frozen=True, tag="chain.transaction"):
-    raw: bytes
-    height: BlockHeight | None
-
-
-@register
-class GetOutputAt(Struct, frozen=True, tag="chain.get_output_at"):
-    """The output that a short channel id names. Answered with `OutputAt`, or None when there is none."""
-
-    height: BlockHeight
-    tx_index: int
-    output_index: int
-
-
-@register
-class OutputAt(Struct, frozen=True, tag="chain.output_at"):
-    txid: bytes
-    value: Sat
-    script: bytes
-    unspent: bool
-
-
-@register
-class BlockConnected(Struct, frozen=True, tag="chain.connected"):
-    """Event: one more block. While catching up there are many before one `TipChanged`."""
-
-    height: BlockHeight
-    block_hash: bytes
-    time: int
-
-
-@register
-class BlockDisconnected(Struct, frozen=True, tag="chain.disconnected"):
-    """Event: the chain was reorganised and this block is no longer part of it."""
-
-    height: BlockHeight
-    block_hash: bytes
-
-
-@register
-class TipChanged(Struct, frozen=True, tag="chain.tip_changed"):
-    """Event: all blocks up to here were connected. The events about watches follow it."""
-
-    height: BlockHeight
-    block_hash: bytes
-    time: int
-
-
-@register
-class OutputConfirmed(Struct, frozen=True, tag="chain.output_confirmed"):
-    """Event about `WatchOutput`."""
+class OutputConfirmed(Struct, frozen=True, tag="chain.confirmed"):
+    """Event, at each block until `FINAL_DEPTH`: a watched output is in the block at `height`."""
 
     txid: bytes
     index: int
@@ -177,17 +81,15 @@ class OutputConfirmed(Struct, frozen=True, tag="chain.output_confirmed"):
     depth: int
 
 
-@register
-class OutputReorganised(Struct, frozen=True, tag="chain.output_reorganised"):
-    """Event: the block that held a watched output is no longer in the chain."""
+class OutputReorganised(Struct, frozen=True, tag="chain.unconfirmed"):
+    """Event: the block that held a watched output left the chain."""
 
     txid: bytes
     index: int
 
 
-@register
-class OutpointSpent(Struct, frozen=True, tag="chain.outpoint_spent"):
-    """Event: `tx`, in the block at `height`, spends a watched output."""
+class OutpointSpent(Struct, frozen=True, tag="chain.spent"):
+    """Event, at each block until `FINAL_DEPTH`: `tx` in the block at `height` spends a watched output."""
 
     txid: bytes
     index: int
@@ -196,17 +98,21 @@ class OutpointSpent(Struct, frozen=True, tag="chain.outpoint_spent"):
     depth: int
 
 
-@register
-class SpendReorganised(Struct, frozen=True, tag="chain.spend_reorganised"):
-    """Event: the block that held the spending is no longer in the chain; the output is unspent again."""
+class SpendReorganised(Struct, frozen=True, tag="chain.unspent"):
+    """Event: the block with the spend left the chain."""
 
     txid: bytes
     index: int
 
 
-@register
-class ScriptPaid(Struct, frozen=True, tag="chain.script_paid"):
-    """Event about `WatchScript`; said once for each block that holds it."""
+class WatchScript(Struct, frozen=True, tag="chain.watch_script"):
+    """One way. Tells `ScriptPaid` from now on; `ScanFrom` looks into older blocks."""
+
+    script: bytes
+
+
+class ScriptPaid(Struct, frozen=True, tag="chain.paid"):
+    """Event: an output to a watched script is in the block at `height`; it is watched for its spend too."""
 
     script: bytes
     txid: bytes
@@ -216,13 +122,71 @@ class ScriptPaid(Struct, frozen=True, tag="chain.script_paid"):
     coinbase: bool
 
 
-@register
-class ChainAway(Struct, frozen=True, tag="chain.away"):
-    """Event: the backend does not answer; `reason` says what to do."""
+class ScanFrom(Struct, frozen=True, tag="chain.scan"):
+    """Looks again into every block from this height on; answered with `Scanned`."""
 
+    height: BlockHeight
+
+
+class Scanned(Struct, frozen=True, tag="chain.scanned"):
+    first: BlockHeight
+    last: BlockHeight
+
+
+class Broadcast(Struct, frozen=True, tag="chain.broadcast"):
+    """Saves a transaction and sends it, again after each block until it confirms.
+
+    Without `keep` a transaction that the backend refuses is forgotten.
+    """
+
+    raw: bytes
+    label: str = ""
+    keep: bool = True
+
+
+class BroadcastResult(Struct, frozen=True, tag="chain.sent"):
+    """`accepted` also when the backend knew it already. `reason`: the backend's words for a refusal."""
+
+    txid: bytes
+    accepted: bool
+    reason: str = ""
+
+
+class GetFeerate(Struct, frozen=True, tag="chain.get_feerate"):
+    """Answered with a `FeeratePerKw`."""
+
+    target_blocks: int = 6
+
+
+class GetTransaction(Struct, frozen=True, tag="chain.get_tx"):
+    """Answered with `TransactionFound`, or None when it is not known."""
+
+    txid: bytes
+
+
+class TransactionFound(Struct, frozen=True, tag="chain.tx"):
+    raw: bytes
+    height: BlockHeight | None
+
+
+class GetOutputAt(Struct, frozen=True, tag="chain.get_output_at"):
+    """What a short channel id points at; answered with `OutputAt`, or None when there is no such output."""
+
+    height: BlockHeight
+    tx_index: int
+    output_index: int
+
+
+class OutputAt(Struct, frozen=True, tag="chain.output_at"):
+    txid: bytes
+    value: Sat
+    script: bytes
+    unspent: bool
+
+
+class ChainAway(Struct, frozen=True, tag="chain.away"):
     reason: str
 
 
-@register
 class ChainBack(Struct, frozen=True, tag="chain.back"):
-    """Event: the backend answers again."""
+    pass

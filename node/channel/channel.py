@@ -1,0 +1,174 @@
+"""The shell of one channel: turns, saves and effects in their order (STYLE 3).
+
+Events gather and are stepped together once a turn. A step's effects leave after its save; steps that save
+nothing keep their place behind those that do. A question goes to the signer while its save runs, and the
+answer is stepped when both are done.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol, assert_never
+
+import structlog
+
+from node.channel import store
+from node.channel.events import (
+    AskSigner,
+    Drop,
+    Effect,
+    Env,
+    Event,
+    OnionsPeeled,
+    Peel,
+    Publish,
+    Save,
+    Say,
+    Send,
+    SignerAnswered,
+    Step,
+    Sweep,
+    Tell,
+)
+from node.channel.state import State
+from node.channel.step import steps
+from protocol.bus.messages import signer as sign
+from protocol.errors import CommandRefused
+
+log = structlog.get_logger()
+Answered = Callable[["sign.Reply | Exception"], None]
+
+
+class Outside(Protocol):
+    """What a channel needs of the service that hosts it."""
+
+    def save(self, unit: store.Unit, *, now: bool) -> asyncio.Future[None]: ...
+
+    def ask(self, request: sign.Request, answered: Answered) -> None: ...
+
+    def later(self, channel: "Channel") -> None:
+        """Have `turn` called in this loop turn."""
+
+    def perform(self, channel: "Channel", effect: Send | Drop | Tell | Say | Publish | Sweep) -> None: ...
+
+
+class Channel:
+    def __init__(self, row_id: int, state: State, outside: Outside) -> None:
+        self.row_id = row_id
+        self.state = state
+        self._outside = outside
+        self._events: list[Event] = []
+        self._behind: deque[tuple[asyncio.Future[None] | None, list[Effect]]] = deque()
+        self.halted: str = ""
+        """Why this channel stopped working in this process: a bug, or storage that failed."""
+
+    @property
+    def channel_id(self) -> bytes:
+        return self.state.committed.params.channel_id
+
+    @property
+    def peer(self) -> bytes:
+        return self.state.committed.params.peer
+
+    def put(self, event: Event) -> None:
+        self._events.append(event)
+        self._outside.later(self)
+
+    def command(self, event: Event, env: Env) -> None:
+        """Steps a command of a person at once. Raises CommandRefused, and nothing has changed then."""
+        self.turn(env)
+        self._apply([event], env)
+
+    def turn(self, env: Env) -> None:
+        """Steps all that gathered. A bug stops this channel, keeps its state, and lets the others go on."""
+        if not self._events or self.halted:
+            return
+        events, self._events = self._events, []
+        try:
+            self._apply(events, env)
+        except CommandRefused as refusal:
+            log.warning("channel_refused", channel=self.channel_id.hex(), sentence=refusal.sentence)
+        except Exception as error:
+            self.halted = f"bug: {error!r}"
+            log.error("bug", channel=self.channel_id.hex(), error=repr(error), exc_info=True)
+
+    def _apply(self, events: list[Event], env: Env) -> None:
+        before = self.state
+        step = steps(before, events, env)
+        self.state = step.state
+        saved: asyncio.Future[None] | None = None
+        if step.save is not Save.NONE:
+            names = " ".join(type(event).__name__ for event in events[:8])
+            saved = self._outside.save(
+                store.changes(self.row_id, before, step, names), now=step.save is Save.NOW
+            )
+            saved.add_done_callback(self._saved)
+        self._start(step, saved)
+        later: list[Effect] = [e for e in step.effects if not isinstance(e, AskSigner | Peel)]
+        if not later:
+            return
+        if step.save is not Save.NOW and not self._behind:
+            self._perform(later)
+        else:
+            self._behind.append((saved if step.save is Save.NOW else None, later))
+
+    def _start(self, step: Step, saved: asyncio.Future[None] | None) -> None:
+        """What need not wait for the save: the question is durable with it, or is asked again after a crash."""
+        for effect in step.effects:
+            match effect:
+                case AskSigner():
+                    self._ask(effect, saved)
+                case Peel():
+                    self._peel(effect)
+                case Send() | Tell() | Say() | Publish() | Sweep() | Drop():
+                    pass
+                case _:
+                    assert_never(effect)
+
+    def _ask(self, effect: AskSigner, saved: asyncio.Future[None] | None) -> None:
+        request = sign.ChannelRequest(self.state.committed.params.handle, effect.operations)
+
+        def answered(reply: sign.Reply | Exception) -> None:
+            match reply:
+                case sign.ChannelAnswer() | sign.Refused() | sign.NotNow():
+                    event = SignerAnswered(effect.ask, reply)
+                case _:
+                    event = SignerAnswered(effect.ask, sign.NotNow(f"no answer from the signer: {reply}"))
+            if saved is None or saved.done():
+                self.put(event)
+            else:
+                saved.add_done_callback(lambda done: None if done.exception() else self.put(event))
+
+        self._outside.ask(request, answered)
+
+    def _peel(self, effect: Peel) -> None:
+        def answered(reply: sign.Reply | Exception) -> None:
+            if isinstance(reply, sign.OnionsPeeled) and len(reply.results) == len(effect.ids):
+                self.put(OnionsPeeled(tuple(zip(effect.ids, reply.results, strict=True))))
+            else:
+                log.warning("onions_not_peeled", channel=self.channel_id.hex(), answer=type(reply).__name__)
+
+        self._outside.ask(sign.PeelOnions(effect.onions), answered)
+
+    def _saved(self, future: asyncio.Future[None]) -> None:
+        """Releases the effects that waited for this save, and those that wait behind them."""
+        if not future.cancelled() and (error := future.exception()) is not None:
+            self.halted = str(error)
+            self._behind.clear()
+            return
+        while self._behind:
+            waits, effects = self._behind[0]
+            if waits is not None and not waits.done():
+                return
+            self._behind.popleft()
+            self._perform(effects)
+
+    def _perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send() | Drop() | Tell() | Say() | Publish() | Sweep():
+                    self._outside.perform(self, effect)
+                case AskSigner() | Peel():
+                    pass
+                case _:
+                    assert_never(effect)
