@@ -128,6 +128,13 @@ class AcceptSecondPoint(Struct, frozen=True, tag="second_point", array_like=True
     point: Bytes33
 
 
+class CheckSecret(Struct, frozen=True, tag="check_secret", array_like=True):
+    """Whether this is the secret of our commitment `number`: a peer that has it proves that we revoked it."""
+
+    number: int
+    secret: Bytes32
+
+
 class LearnPreimage(Struct, frozen=True, tag="learn", array_like=True):
     """The peer's proof that an HTLC which we offered may leave in its favour."""
 
@@ -164,6 +171,7 @@ Operation = (
     | SignCounterparty
     | AcceptRevocation
     | AcceptSecondPoint
+    | CheckSecret
     | LearnPreimage
     | ReleasePreimage
     | SignMutualClose
@@ -318,6 +326,10 @@ class SecondPointAccepted(Struct, frozen=True, tag="second_point", array_like=Tr
     pass
 
 
+class SecretChecked(Struct, frozen=True, tag="checked", array_like=True):
+    is_ours: bool
+
+
 class PreimageLearned(Struct, frozen=True, tag="learned", array_like=True):
     pass
 
@@ -368,6 +380,7 @@ Result = (
     | CounterpartySigned
     | RevocationAccepted
     | SecondPointAccepted
+    | SecretChecked
     | PreimageLearned
     | PreimageReleased
     | MutualCloseSigned

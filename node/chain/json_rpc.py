@@ -1,0 +1,140 @@
+"""A small JSON-RPC client over HTTP/1.1 with one kept connection (RFC 9112; bitcoind's `-server`)."""
+
+import asyncio
+import base64
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from node.chain.backend import BackendAway, BackendUnusable
+
+MAX_BODY_BYTES = 64 * 1024 * 1024
+MAX_HEADER_BYTES = 65_536
+TIMEOUT_SECONDS = 60.0
+
+
+class RpcError(Exception):
+    """The server understood, and answered with an error."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f"{message} (code {code})")
+        self.code = code
+        self.message = message
+
+
+class _Failure(msgspec.Struct):
+    code: int = 0
+    message: str = ""
+
+
+class _Reply(msgspec.Struct):
+    id: int | None = None
+    result: Any = None
+    error: _Failure | None = None
+
+
+_decode = msgspec.json.Decoder(_Reply).decode
+
+
+class JsonRpc:
+    """`login` is asked at every connection, because a cookie changes when the server restarts."""
+
+    def __init__(self, url: str, login: Callable[[], str]) -> None:
+        parts = urlsplit(url)
+        if parts.scheme != "http" or not parts.hostname or not parts.port:
+            raise ValueError(f"{url!r} is not a URL like http://127.0.0.1:8332")
+        self.url = url
+        self._host, self._port, self._path = parts.hostname, parts.port, parts.path or "/"
+        self._login = login
+        self._next_id = 0
+        self._lock = asyncio.Lock()
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._authorization = ""
+
+    async def call(self, method: str, *params: Any) -> Any:
+        """Raises RpcError, BackendAway or BackendUnusable. JSON of unknown shape: the caller looks at it."""
+        async with self._lock:
+            self._next_id += 1
+            body = msgspec.json.encode(
+                {"jsonrpc": "1.0", "id": self._next_id, "method": method, "params": params}
+            )
+            kept = self._streams is not None
+            try:
+                try:
+                    status, answer = await self._timed_exchange(body)
+                except (ConnectionError, asyncio.IncompleteReadError):
+                    if not kept:
+                        raise
+                    # The server closes idle connections: once more on a new one. All our calls may be repeated.
+                    self._drop()
+                    status, answer = await self._timed_exchange(body)
+            except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError) as error:
+                self._drop()
+                raise BackendAway(
+                    f"bitcoind at {self.url} does not answer ({_why(error)}). Start it, or correct its address."
+                ) from error
+            except BaseException:
+                self._drop()  # cancelled in the middle: what follows on this connection is not ours
+                raise
+        return self._result(status, answer)
+
+    def close(self) -> None:
+        self._drop()
+
+    async def _timed_exchange(self, body: bytes) -> tuple[int, bytes]:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            if self._streams is None:
+                login = base64.b64encode(self._login().encode()).decode()
+                self._authorization = f"Basic {login}"
+                self._streams = await asyncio.open_connection(self._host, self._port, limit=MAX_HEADER_BYTES)
+            return await self._exchange(*self._streams, body)
+
+    async def _exchange(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes
+    ) -> tuple[int, bytes]:
+        head = (
+            f"POST {self._path} HTTP/1.1\r\nHost: {self._host}\r\nAuthorization: {self._authorization}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        writer.write(head.encode() + body)
+        await writer.drain()
+        lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        words = lines[0].split(" ")
+        headers = {
+            name.strip().lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in lines[1:])
+        }
+        size = headers.get("content-length", "")
+        if len(words) < 2 or not words[1].isdigit() or not size.isdigit() or int(size) > MAX_BODY_BYTES:
+            raise BackendUnusable(f"{self.url} does not speak bitcoind's RPC. Check the address and port.")
+        answer = await reader.readexactly(int(size))
+        if headers.get("connection", "").lower() == "close":
+            self._drop()
+        return int(words[1]), answer
+
+    def _result(self, status: int, answer: bytes) -> Any:
+        if status in (401, 403):
+            self._drop()
+            raise BackendUnusable(
+                f"bitcoind at {self.url} refuses our login. Check its cookie file, or user and password."
+            )
+        try:
+            reply = _decode(answer)
+        except (msgspec.DecodeError, RecursionError) as error:
+            if status == 503:
+                raise BackendAway(f"bitcoind at {self.url} is too busy. We try again.") from error
+            raise BackendUnusable(f"{self.url} does not speak bitcoind's RPC (HTTP {status}).") from error
+        if reply.error is not None:
+            raise RpcError(reply.error.code, reply.error.message)
+        return reply.result
+
+    def _drop(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
+
+
+def _why(error: BaseException) -> str:
+    return str(error) or type(error).__name__

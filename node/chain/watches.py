@@ -1,0 +1,150 @@
+"""What is watched on chain, and what became of it: outputs, scripts and our own transactions (no I/O here)."""
+
+from collections.abc import Iterator
+
+from protocol.amounts import BlockHeight, Sat
+from protocol.bitcoin.transaction import OutPoint, Transaction
+from protocol.bus.messages.chain import (
+    FINAL_DEPTH,
+    OutpointSpent,
+    OutputConfirmed,
+    OutputReorganised,
+    OutputStatus,
+    ScriptPaid,
+    SpendReorganised,
+)
+from protocol.errors import MalformedMessage
+
+NULL_OUTPOINT = OutPoint(bytes(32), 0xFFFFFFFF)
+
+
+class Watched:
+    """One output: where it was confirmed and where it was spent, as far as that is known."""
+
+    __slots__ = ("announced", "height", "script", "spent_by", "spent_height", "tx_index", "value")
+
+    def __init__(self, script: bytes, *, announced: bool) -> None:
+        self.script = script
+        self.announced = announced
+        """Whether somebody asked for OutputConfirmed; outputs to watched scripts are known by ScriptPaid."""
+        self.value: Sat | None = None
+        self.height: BlockHeight | None = None
+        self.tx_index: int | None = None
+        self.spent_by: bytes | None = None
+        self.spent_height: BlockHeight | None = None
+
+
+class Watches:
+    """Fed with blocks in their order; says what happened."""
+
+    def __init__(self) -> None:
+        self._outputs: dict[OutPoint, Watched] = {}
+        self._scripts: set[bytes] = set()
+        self.own: dict[bytes, Transaction] = {}
+        """Transactions of ours that are not confirmed."""
+        self.own_confirmed: dict[int, list[Transaction]] = {}
+        """Those that are, by height, as far back as a reorganisation may reach."""
+
+    def watch_output(self, outpoint: OutPoint, script: bytes) -> Watched:
+        watched = self._outputs.setdefault(outpoint, Watched(script, announced=True))
+        watched.announced = True
+        return watched
+
+    def unwatch_output(self, outpoint: OutPoint) -> None:
+        self._outputs.pop(outpoint, None)
+
+    def watch_script(self, script: bytes) -> None:
+        self._scripts.add(script)
+
+    def needles(self) -> set[bytes]:
+        """What a block must contain to concern us: a watched script, or the outpoint that an input spends."""
+        needles = set(self._scripts)
+        for outpoint, watched in self._outputs.items():
+            needles.add(outpoint.serialize())
+            if watched.height is None:
+                needles.add(watched.script)
+        needles.update(tx.inputs[0].outpoint.serialize() for tx in self.own.values())
+        return needles
+
+    def connect(
+        self, height: BlockHeight, transactions: list[Transaction]
+    ) -> tuple[list[ScriptPaid], list[Transaction]]:
+        """Payments to watched scripts, and those of our own transactions that are in this block."""
+        paid: list[ScriptPaid] = []
+        confirmed: list[Transaction] = []
+        for tx_index, tx in enumerate(transactions):
+            for tx_in in tx.inputs:
+                spent = self._outputs.get(tx_in.outpoint)
+                if spent is not None:
+                    spent.spent_by, spent.spent_height = tx.serialize(), height
+            for index, output in enumerate(tx.outputs):
+                if output.script_pubkey in self._scripts:
+                    self._outputs.setdefault(
+                        OutPoint(tx.txid, index), Watched(output.script_pubkey, announced=False)
+                    )
+                    coinbase = tx.inputs[0].outpoint == NULL_OUTPOINT
+                    paid.append(
+                        ScriptPaid(output.script_pubkey, tx.txid, index, output.value, height, coinbase)
+                    )
+                watched = self._outputs.get(OutPoint(tx.txid, index)) if self._outputs else None
+                if watched is not None and watched.script == output.script_pubkey:
+                    watched.value, watched.height, watched.tx_index = output.value, height, tx_index
+            own = self.own.pop(tx.txid, None)
+            if own is not None:
+                confirmed.append(own)
+                self.own_confirmed.setdefault(height, []).append(own)
+        return paid, confirmed
+
+    def disconnect(self, height: BlockHeight) -> list[OutputReorganised | SpendReorganised]:
+        lost: list[OutputReorganised | SpendReorganised] = []
+        self.own.update((tx.txid, tx) for tx in self.own_confirmed.pop(height, ()))
+        for outpoint, watched in self._outputs.items():
+            if watched.spent_height == height:
+                watched.spent_by = watched.spent_height = None
+                lost.append(SpendReorganised(outpoint.txid, outpoint.index))
+            if watched.height == height:
+                watched.height = watched.tx_index = None
+                lost.append(OutputReorganised(outpoint.txid, outpoint.index))
+        return lost
+
+    def standing(self, tip: BlockHeight) -> Iterator[OutputConfirmed | OutpointSpent]:
+        """Everything that happened and is not buried yet, with its depth."""
+        for outpoint, watched in self._outputs.items():
+            yield from self.said_of(outpoint, watched, tip)
+
+    @staticmethod
+    def said_of(
+        outpoint: OutPoint, watched: Watched, tip: BlockHeight
+    ) -> Iterator[OutputConfirmed | OutpointSpent]:
+        if watched.announced and watched.height is not None and watched.value is not None:
+            depth = tip - watched.height + 1
+            if depth <= FINAL_DEPTH and watched.tx_index is not None:
+                yield OutputConfirmed(
+                    outpoint.txid, outpoint.index, watched.value, watched.height, watched.tx_index, depth
+                )
+        if watched.spent_by is not None and watched.spent_height is not None:
+            depth = tip - watched.spent_height + 1
+            if depth <= FINAL_DEPTH:
+                yield OutpointSpent(
+                    outpoint.txid, outpoint.index, watched.spent_by, watched.spent_height, depth
+                )
+
+    @staticmethod
+    def status(outpoint: OutPoint, watched: Watched) -> OutputStatus:
+        return OutputStatus(
+            outpoint.txid,
+            outpoint.index,
+            watched.value,
+            watched.height,
+            watched.tx_index,
+            watched.spent_by,
+            watched.spent_height,
+        )
+
+
+def parse_own(raw: bytes) -> Transaction:
+    """A transaction of ours; raises MalformedMessage when it is none, or has no input."""
+    tx = Transaction.parse(raw)
+    if not tx.inputs:
+        raise MalformedMessage("a transaction without inputs")
+    return tx

@@ -1,0 +1,192 @@
+"""The daemon's settings: `lnp.toml` in the directory of the network, and overrides from the command line."""
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct, field
+
+from protocol.bitcoin.network import NETWORKS, Network
+from protocol.errors import CommandRefused
+from protocol.secret import Secret
+
+FILE = "lnp.toml"
+DEFAULT_DATADIR = Path("~/.local/share/lnp")
+USED = ("regtest", "signet", "testnet", "testnet4")
+
+
+class SignerConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the signer answers, and its CURVE public key in Z85."""
+
+    endpoint: str
+    server_key: str
+
+
+class BitcoindConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """`cookie` is a path; where `user` is set, user and password are used instead."""
+
+    url: str
+    cookie: str = ""
+    user: str = ""
+    password: Secret = Secret(b"")
+    zmq: str = ""
+
+    def login(self) -> str | Path:
+        if self.user:
+            return f"{self.user}:{self.password.reveal().decode()}"
+        return Path(self.cookie).expanduser()
+
+
+class LogConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    level: str = "info"
+    file: str = ""
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
+    network: str
+    signer: SignerConfig
+    bitcoind: BitcoindConfig
+    alias: str = ""
+    color: str = "3399ff"
+    listen: tuple[str, ...] = ("127.0.0.1:9735",)
+    announce: tuple[str, ...] = ()
+    birth_height: int | None = None
+    """Where to look for coins of a seed that was used before."""
+    fallback_feerate_per_kw: int | None = None
+    """Used when the backend has no estimate."""
+    transports: dict[str, str] = field(default_factory=lambda: {"tcp": "transports.tcp:TcpTransport"})
+    log: LogConfig = LogConfig()
+
+    @property
+    def network_parameters(self) -> Network:
+        return NETWORKS[self.network]
+
+
+def check_network(name: str) -> Network:
+    """Raises CommandRefused for mainnet, and for what is no network."""
+    if name == "mainnet":
+        raise CommandRefused(
+            "mainnet is refused: the checks that guard real money on it are not done yet",
+            what_to_do=f"Use one of {', '.join(USED)}.",
+        )
+    if name not in USED:
+        raise CommandRefused(f"{name!r} is no network of ours", what_to_do=f"Use one of {', '.join(USED)}.")
+    return NETWORKS[name]
+
+
+def network_directory(datadir: Path, network: str | None) -> Path:
+    """The directory of a network. Without a name it must be the only one that was set up."""
+    datadir = datadir.expanduser()
+    if network is not None:
+        check_network(network)
+        return datadir / network
+    found = sorted(path.parent for path in datadir.glob(f"*/{FILE}"))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise CommandRefused(f"no node was set up in {datadir}", what_to_do="Run `lnpd init` first.")
+    names = ", ".join(path.name for path in found)
+    raise CommandRefused(f"there are several networks in {datadir}: {names}", what_to_do="Give --network.")
+
+
+def load(directory: Path, overrides: tuple[str, ...] = ()) -> Config:
+    """Raises CommandRefused with the place and the nearest right name. An override is `a.b=value`."""
+    path = directory / FILE
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CommandRefused(f"there is no {path}", what_to_do="Run `lnpd init` first.") from error
+    except (OSError, ValueError) as error:
+        raise CommandRefused(f"{path} cannot be read: {error}", what_to_do="Correct that line.") from error
+    for override in overrides:
+        _override(document, override)
+    config = parse(document, str(path))
+    if config.network != directory.name:
+        raise CommandRefused(
+            f"{path} is for {config.network}, in the directory of {directory.name}",
+            what_to_do="Each network has its own directory: correct `network`, or move the file.",
+        )
+    return config
+
+
+def parse(document: dict[str, Any], where: str) -> Config:
+    _check_names(document, Config, "", where)
+    try:
+        config = msgspec.convert(document, Config, dec_hook=_secret)
+    except msgspec.ValidationError as error:
+        raise CommandRefused(f"{where}: {error}", what_to_do="Correct that setting.") from error
+    check_network(config.network)
+    if config.log.level not in ("debug", "info", "warning", "error"):
+        raise CommandRefused(
+            f"{where}: {config.log.level!r} is no log level", what_to_do="Use debug, info, warning or error."
+        )
+    return config
+
+
+def save(directory: Path, config: Config) -> None:
+    """Writes what differs from the defaults, readable by us alone: there may be a password in it."""
+    lines = ["# Settings of lnpd. Unknown names are refused.", f"network = {_toml(config.network)}"]
+    usual = Config(network="", signer=config.signer, bitcoind=config.bitcoind)
+    for name in ("alias", "color", "listen", "announce", "birth_height", "fallback_feerate_per_kw"):
+        value = getattr(config, name)  # the names of the fields above
+        if value != getattr(usual, name):
+            lines.append(f"{name} = {_toml(value)}")
+    tables: tuple[tuple[str, Struct], ...] = (
+        ("signer", config.signer),
+        ("bitcoind", config.bitcoind),
+        ("log", config.log),
+    )
+    for table, part in tables:
+        lines += ["", f"[{table}]"]
+        for name, value in msgspec.structs.asdict(part).items():
+            text = value.reveal().decode() if isinstance(value, Secret) else value
+            if text != "":
+                lines.append(f"{name} = {_toml(text)}")
+    part_file = directory / f"{FILE}.part"
+    with open(os.open(part_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write("\n".join(lines) + "\n")
+    part_file.replace(directory / FILE)
+
+
+def _toml(value: Any) -> str:
+    """JSON's strings, numbers and lists are TOML's too."""
+    return msgspec.json.encode(value).decode()
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    name, sign, text = override.partition("=")
+    if not sign or not name:
+        raise CommandRefused(f"{override!r} is no setting", what_to_do="Write it as name=value.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except ValueError:
+        value = text  # a bare word needs no quotes on a command line
+    *tables, last = name.split(".")
+    for table in tables:
+        document = document.setdefault(table, {})
+        if not isinstance(document, dict):
+            raise CommandRefused(f"{table} in {override!r} is no table", what_to_do="Look at lnp.toml.")
+    document[last] = value
+
+
+def _check_names(document: dict[str, Any], kind: type[Struct], prefix: str, where: str) -> None:
+    tables: dict[str, type[Struct]] = {}
+    if kind is Config:
+        tables = {"signer": SignerConfig, "bitcoind": BitcoindConfig, "log": LogConfig}
+    known = kind.__struct_fields__
+    for name, value in document.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean {prefix}{near[0]}?" if near else f"Known are: {', '.join(known)}."
+            raise CommandRefused(f"{where}: there is no setting {prefix}{name}", what_to_do=hint)
+        if name in tables and isinstance(value, dict):
+            _check_names(value, tables[name], f"{name}.", where)
+
+
+def _secret(kind: type, value: Any) -> Any:
+    if kind is Secret and isinstance(value, str):
+        return Secret(value.encode())
+    raise TypeError(f"a {kind.__name__} is written as text")

@@ -1,0 +1,276 @@
+"""The life of one `lnpd run`: lock and database, signer link, chain, and the services on top (DESIGN, section 3)."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import structlog
+from msgspec import Struct
+
+from node.chain.backend import BackendAway, BackendUnusable
+from node.chain.bitcoind import Bitcoind
+from node.chain.service import ChainService
+from node.channel.service import ChannelService
+from node.config import Config
+from node.linkkey import LinkKey
+from node.payments.service import PaymentService
+from node.peer import transports
+from node.peer.events import LocalNode
+from node.peer.service import PeerService
+from node.rpc.service import RpcService
+from node.rpc.table import NodeFacts
+from node.signer_link.client import SignerClient, SignerState
+from node.storage.database import Database, open_database
+from node.storage.errors import StorageFailed
+from node.supervisor import Supervisor
+from node.wallet.service import WalletService
+from protocol.amounts import FeeratePerKw
+from protocol.bitcoin.network import Network
+from protocol.bolt9 import OUR_INIT
+from protocol.bus.bus import OutcomeUnknown
+from protocol.bus.local import LocalBus
+from protocol.bus.messages.chain import GetTip
+from protocol.bus.messages.signer import Welcome
+from protocol.bus.messages.signer_link import SignerLink
+from protocol.bus.service import Service
+from protocol.errors import CommandRefused
+from protocol.transport import parse_host_port
+
+log = structlog.get_logger()
+DATABASE = "node.db"
+READY_FILE = "lnpd.json"
+FALLBACK_FEERATE = FeeratePerKw(1_000)
+"""Where money is play money: a regtest has never an estimate of its own."""
+PUT_META = "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)"
+
+
+class Identity(Struct, frozen=True):
+    """What the signer said of itself, kept so that the node can start while it is away."""
+
+    node_id: bytes
+    wallet_xpub: str
+    wallet_origin: str
+
+
+class Parts(Struct, frozen=True):
+    """What services are made of."""
+
+    directory: Path
+    config: Config
+    network: Network
+    bus: LocalBus
+    database: Database
+    signer: SignerClient
+    backend: Bitcoind
+    identity: Identity
+    supervisor: Supervisor
+
+
+def _chain(parts: Parts) -> Service:
+    wanted = parts.config.fallback_feerate_per_kw
+    fallback = FALLBACK_FEERATE if wanted is None else FeeratePerKw(wanted)
+    return ChainService(parts.bus, parts.backend, parts.database.writer, fallback_feerate=fallback)
+
+
+def _wallet(parts: Parts) -> Service:
+    return WalletService(
+        parts.bus,
+        network=parts.network,
+        xpub=parts.identity.wallet_xpub,
+        origin=parts.identity.wallet_origin,
+        signer=parts.signer,
+        writer=parts.database.writer,
+        birth_height=parts.config.birth_height,
+    )
+
+
+def _channel(parts: Parts) -> Service:
+    return ChannelService(parts.bus, parts.database.writer, parts.signer, chain_hash=parts.network.chain_hash)
+
+
+def _payments(parts: Parts) -> Service:
+    return PaymentService(
+        parts.bus,
+        writer=parts.database.writer,
+        signer=parts.signer,
+        network=parts.network,
+        node_id=parts.identity.node_id,
+    )
+
+
+def _peer(parts: Parts) -> Service:
+    return PeerService(
+        parts.bus,
+        local=LocalNode(parts.identity.node_id, OUR_INIT, parts.network.chain_hash),
+        signer=parts.signer,
+        writer=parts.database.writer,
+        transports=transports.load(parts.config.transports),
+        listen=parts.config.listen,
+    )
+
+
+SERVICES: tuple[Callable[[Parts], Service], ...] = (_chain, _wallet, _channel, _payments, _peer)
+"""In the order of their start. All are made before the first starts, so that nobody misses an event.
+
+Peers come last: nobody may talk to us before the channels know where they stood.
+"""
+
+
+async def run(directory: Path, config: Config) -> int:
+    """Runs until SIGTERM, SIGINT, the RPC's `stop`, or a failure. Returns the exit code, or raises what a person
+    can cure."""
+    database = open_database(directory / DATABASE)
+    supervisor = Supervisor()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, supervisor.request_stop)
+    database.writer.on_failure = supervisor.fail
+    starting = asyncio.ensure_future(_start(directory, config, database, supervisor))
+    stopping = asyncio.ensure_future(supervisor.stopping.wait())
+    try:
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done() and (error := starting.exception()) is not None:
+            supervisor.fail(error)
+        await stopping
+    finally:
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        (directory / READY_FILE).unlink(missing_ok=True)
+        await supervisor.stop()
+        database.close()
+    log.info("stopped")
+    if isinstance(supervisor.failed, CommandRefused | StorageFailed | BackendUnusable):
+        raise supervisor.failed
+    return 0 if supervisor.failed is None else 1
+
+
+async def _start(directory: Path, config: Config, database: Database, supervisor: Supervisor) -> None:
+    network = config.network_parameters
+    bus = LocalBus()
+    signer = _SignerLink(directory, config, bus)
+    await supervisor.start(signer)
+    backend = Bitcoind(
+        config.bitcoind.url,
+        network=network,
+        login=config.bitcoind.login(),
+        zmq_endpoint=config.bitcoind.zmq,
+    )
+    try:
+        await backend.check()
+    except BackendAway as error:
+        log.warning("chain_away", reason=str(error))
+    identity = await _identity(database, signer.client)
+    parts = Parts(directory, config, network, bus, database, signer.client, backend, identity, supervisor)
+    services = [make(parts) for make in SERVICES]
+    signer.say()  # it may have come up before anybody listened
+    for service in services:
+        await supervisor.start(service)
+        if isinstance(service, ChainService):
+            await _first_tip(bus)
+    listening = tuple(
+        address for service in services if isinstance(service, PeerService) for address in service.addresses
+    )
+    rpc = RpcService(
+        bus, directory=directory, facts=_facts(parts, listening), stop_node=supervisor.request_stop
+    )
+    await supervisor.start(rpc)
+    _write_ready(directory, identity, listening, rpc.path)
+    log.info("ready", node_id=identity.node_id, network=network.name, listen=",".join(listening))
+
+
+class _SignerLink:
+    """The line to the signer as a part that is started and stopped; its state is told on the bus."""
+
+    name = "signer_link"
+
+    def __init__(self, directory: Path, config: Config, bus: LocalBus) -> None:
+        key = LinkKey.load(directory)
+        self.client = SignerClient(
+            config.signer.endpoint,
+            config.signer.server_key.encode(),
+            key.public,
+            key.secret,
+            network=config.network,
+        )
+        self._bus = bus
+
+    async def start(self) -> None:
+        self.client.on_state = self.say
+        self.client.start()
+
+    async def stop(self) -> None:
+        await self.client.stop()
+
+    def say(self, _state: SignerState | None = None) -> None:
+        self._bus.publish(SignerLink(self.client.state is SignerState.UP, self.client.reason))
+
+
+async def _identity(database: Database, signer: SignerClient) -> Identity:
+    """From the database once the signer was seen; the first time we wait for it."""
+    kept = dict(database.writer.read("SELECT key, value FROM meta"))
+    if "node_id" in kept:
+        identity = Identity(bytes.fromhex(kept["node_id"]), kept["wallet_xpub"], kept["wallet_origin"])
+        signer.expect(identity.node_id)
+        return identity
+    log.info("waiting_for_signer", what_to_do="Start lnp-signer, pair this node's key, and unlock it.")
+    welcome: Welcome = await signer.wait_up()
+    rows = [
+        ("node_id", welcome.node_id.hex()),
+        ("wallet_xpub", welcome.wallet_xpub),
+        ("wallet_origin", welcome.wallet_origin),
+    ]
+    await database.writer.submit([(PUT_META, rows)], now=True)
+    return Identity(welcome.node_id, welcome.wallet_xpub, welcome.wallet_origin)
+
+
+async def _first_tip(bus: LocalBus) -> None:
+    """At the very first start nothing can be done before a bitcoind was seen; later the last tip is known."""
+    while True:
+        try:
+            await bus.request("chain", GetTip(), deadline=60)
+            return
+        except OutcomeUnknown:
+            log.warning("waiting_for_chain", what_to_do="Start bitcoind, or correct its address in lnp.toml.")
+
+
+def _facts(parts: Parts, listening: tuple[str, ...]) -> NodeFacts:
+    node_id = parts.identity.node_id
+    try:
+        release = version("lnp-node")
+    except PackageNotFoundError:
+        release = "unreleased"
+    try:
+        color = bytes.fromhex(parts.config.color)
+        announce = tuple(parse_host_port(address) for address in parts.config.announce)
+    except ValueError as error:
+        raise CommandRefused(
+            f"a setting cannot be used: {error}", what_to_do="Correct color or announce in lnp.toml."
+        ) from error
+    return NodeFacts(
+        node_id=node_id,
+        alias=parts.config.alias or f"lnp-{node_id.hex()[2:10]}",
+        color=color,
+        network=parts.network,
+        lightning_dir=str(parts.directory),
+        version=release,
+        features=OUR_INIT.to_bytes(),
+        addresses=announce,
+        binding=tuple(parse_host_port(address) for address in listening),
+    )
+
+
+def _write_ready(directory: Path, identity: Identity, listening: tuple[str, ...], rpc: Path) -> None:
+    """Appears whole: whoever waits for it finds a node that answers."""
+    document = {
+        "pid": os.getpid(),
+        "node_id": identity.node_id.hex(),
+        "listen": list(listening),
+        "rpc": str(rpc),
+    }
+    part = directory / f"{READY_FILE}.part"
+    part.write_text(json.dumps(document, indent=1) + "\n")
+    part.replace(directory / READY_FILE)

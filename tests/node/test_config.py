@@ -1,0 +1,125 @@
+"""The settings file: what is read, refused, overridden and kept to ourselves."""
+
+from pathlib import Path
+
+import pytest
+
+from node import config as settings
+from node.config import BitcoindConfig, Config, LogConfig, SignerConfig
+from protocol.errors import CommandRefused
+from protocol.secret import Secret
+
+TEXT = """
+network = "regtest"
+listen = ["127.0.0.1:19735"]
+
+[signer]
+endpoint = "ipc:///run/signer.sock"
+server_key = "k"
+
+[bitcoind]
+url = "http://127.0.0.1:18443"
+user = "lnp"
+password = 'with "quotes"'
+"""
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    directory = tmp_path / "regtest"
+    directory.mkdir()
+    (directory / settings.FILE).write_text(TEXT)
+    return directory
+
+
+def test_settings_are_read_with_their_defaults(directory: Path) -> None:
+    config = settings.load(directory)
+    assert config.listen == ("127.0.0.1:19735",)
+    assert config.bitcoind.login() == 'lnp:with "quotes"'
+    assert (config.log.level, config.birth_height, list(config.transports)) == ("info", None, ["tcp"])
+    assert config.network_parameters.bech32_hrp == "bcrt"
+
+
+def test_a_password_is_never_shown(directory: Path) -> None:
+    assert "quotes" not in repr(settings.load(directory))
+
+
+@pytest.mark.parametrize(
+    ("line", "near"),
+    [("alais = 'x'", "Did you mean alias?"), ("[log]\nlvl = 'x'", "Did you mean log.level?")],
+)
+def test_an_unknown_name_is_refused_with_the_nearest_one(directory: Path, line: str, near: str) -> None:
+    text = f"{line}\n{TEXT}" if not line.startswith("[") else f"{TEXT}\n{line}"
+    (directory / settings.FILE).write_text(text)
+    with pytest.raises(CommandRefused, match="there is no setting") as caught:
+        settings.load(directory)
+    assert caught.value.what_to_do == near
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("listen=7", "listen"),
+        ("log.level=loud", "no log level"),
+        ("birth_height=[1]", "birth_height"),
+        ("network=signet", "directory of regtest"),
+        ("network=mainnet", "mainnet is refused"),
+        ("alias", "no setting"),
+        ("alias.x=1", "Expected `str`"),
+        ("bitcoind.password=7", "password"),
+    ],
+)
+def test_a_wrong_value_is_refused(directory: Path, override: str, sentence: str) -> None:
+    with pytest.raises(CommandRefused, match=sentence):
+        settings.load(directory, (override,))
+
+
+def test_the_command_line_overrides_the_file(directory: Path) -> None:
+    config = settings.load(directory, ("alias=two words", 'listen=["127.0.0.1:0"]', "log.level=debug"))
+    assert (config.alias, config.listen, config.log.level) == ("two words", ("127.0.0.1:0",), "debug")
+
+
+def test_a_file_that_is_no_toml_or_is_missing_is_refused(directory: Path) -> None:
+    (directory / settings.FILE).write_text("network = ")
+    with pytest.raises(CommandRefused, match="cannot be read"):
+        settings.load(directory)
+    (directory / settings.FILE).unlink()
+    with pytest.raises(CommandRefused, match="lnpd init"):
+        settings.load(directory)
+
+
+def test_what_is_saved_is_read_back_and_only_ours_to_read(tmp_path: Path) -> None:
+    directory = tmp_path / "signet"
+    directory.mkdir()
+    config = Config(
+        network="signet",
+        signer=SignerConfig("tcp://127.0.0.1:1", 'a"\\b' * 10),
+        bitcoind=BitcoindConfig("http://127.0.0.1:2", "", "u", Secret(b'p"w'), "tcp://127.0.0.1:3"),
+        alias='smile "☺" \\',
+        listen=("127.0.0.1:1", "[::1]:2"),
+        birth_height=5,
+        log=LogConfig("debug", "/tmp/x.log"),
+    )
+    settings.save(directory, config)
+    assert settings.load(directory) == config
+    assert (directory / settings.FILE).stat().st_mode & 0o077 == 0
+
+
+def test_mainnet_and_unknown_networks_are_refused(tmp_path: Path) -> None:
+    for name, sentence in [("mainnet", "mainnet is refused"), ("moonnet", "no network of ours")]:
+        with pytest.raises(CommandRefused, match=sentence):
+            settings.check_network(name)
+        with pytest.raises(CommandRefused, match=sentence):
+            settings.network_directory(tmp_path, name)
+    assert settings.check_network("regtest").name == "regtest"
+
+
+def test_the_only_network_needs_no_name(directory: Path) -> None:
+    datadir = directory.parent
+    assert settings.network_directory(datadir, None) == directory
+    (datadir / "signet").mkdir()
+    (datadir / "signet" / settings.FILE).touch()
+    with pytest.raises(CommandRefused, match="several networks"):
+        settings.network_directory(datadir, None)
+    with pytest.raises(CommandRefused, match="no node was set up"):
+        settings.network_directory(datadir / "elsewhere", None)
