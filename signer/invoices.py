@@ -1,0 +1,79 @@
+"""Our invoices: the signer draws what is secret in them, signs, and remembers (BOLT 11, "Data Part").
+
+Preimage and payment secret follow from the seed and the request's id, so a repeat gives the same invoice and a
+restored seed can still claim one. The payment secret is not derived from the preimage, nor the other way.
+"""
+
+import hmac
+
+from protocol.amounts import ShortChannelId
+from protocol.bitcoin.network import Network
+from protocol.bolt11 import encode
+from protocol.bolt11.invoice import HopHint, InvoiceTerms
+from protocol.bus.messages.signer import InvoiceMade, MakeInvoice
+from protocol.curve import sign_recoverable
+from protocol.errors import CommandRefused
+from protocol.hashes import sha256
+from protocol.secret import Secret
+from signer.refusal import Denied
+
+FEATURES = frozenset({8, 14})
+"""var_onion_optin and payment_secret are required; basic_mpp stays off until payments in parts are done."""
+
+
+def preimage_of(invoice_secret: Secret, request_id: bytes) -> Secret:
+    return Secret(hmac.digest(invoice_secret.reveal(), b"preimage" + request_id, "sha256"))
+
+
+def payment_secret_of(invoice_secret: Secret, request_id: bytes) -> bytes:
+    return hmac.digest(invoice_secret.reveal(), b"payment secret" + request_id, "sha256")
+
+
+def make_invoice(
+    network: Network, node_secret: Secret, invoice_secret: Secret, request: MakeInvoice
+) -> InvoiceMade:
+    payment_hash = sha256(preimage_of(invoice_secret, request.request_id).reveal())
+    payment_secret = payment_secret_of(invoice_secret, request.request_id)
+    terms = InvoiceTerms(
+        prefix=network.bolt11_prefix.removeprefix("ln"),
+        amount_msat=request.amount_msat,
+        timestamp=request.timestamp,
+        payment_hash=payment_hash,
+        payment_secret=payment_secret,
+        description=request.description,
+        description_hash=request.description_hash,
+        expiry=request.expiry,
+        min_final_cltv_expiry_delta=request.min_final_cltv_expiry,
+        route_hints=tuple(
+            tuple(
+                HopHint(node, ShortChannelId(scid), base, rate, delta)
+                for node, scid, base, rate, delta in hint
+            )
+            for hint in request.route_hints
+        ),
+        features=FEATURES,
+    )
+    try:
+        unsigned = encode.unsigned(terms)
+    except (CommandRefused, OverflowError) as error:
+        raise Denied(
+            "invoice-terms",
+            "an invoice has possible terms",
+            seen=str(error),
+            limit="BOLT 11",
+            next_step="Change the invoice as the reason says.",
+        ) from error
+    signature, recovery_id = sign_recoverable(node_secret.reveal(), unsigned.digest)
+    return InvoiceMade(unsigned.with_signature(signature, recovery_id), payment_hash, payment_secret)
+
+
+def invoice_changed(same: bool) -> None:
+    """`invoice-changed`: one request id makes one invoice."""
+    if not same:
+        raise Denied(
+            "invoice-changed",
+            "one request id makes one invoice",
+            seen="the same request id with other terms",
+            limit="the terms of the first request",
+            next_step="Use a new request id for a new invoice.",
+        )

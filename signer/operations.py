@@ -1,0 +1,330 @@
+"""The operations of a channel request, one function each (BOLT 2, "Normal Operation"; DESIGN, "The signer contract").
+
+`apply` takes a state and an operation, and gives the next state and the answer, or raises `Denied` or `PeerBroke`.
+It writes nothing: the service saves the states of a turn before any answer leaves. What was granted before is
+recognised first and answered again, even when the channel is frozen; it has left already.
+"""
+
+from collections.abc import Callable
+from typing import assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from protocol.amounts import Msat
+from protocol.bolt3 import closing, shachain
+from protocol.bolt3.commitment import (
+    Commitment,
+    CommitmentContent,
+    CommitmentParams,
+    Side,
+    build,
+    validate_content,
+)
+from protocol.bolt3.content import MAX_COMMITMENT_NUMBER
+from protocol.bus.messages import signer as contract
+from protocol.curve import InvalidKey, point_of, sign_ecdsa, verify_ecdsa
+from protocol.errors import PeerViolation
+from protocol.hashes import sha256
+from protocol.secret import Secret
+from signer.channel import Channel
+from signer.channel_state import ChannelState, Version, with_version, without_revoked
+from signer.policy import balance, order, payments
+from signer.policy import closing as closing_rules
+from signer.refusal import Denied, PeerBroke
+
+_COMMIT = 'BOLT 2, "Committing Updates So Far: `commitment_signed`"'
+_CLOSE = 'BOLT 2, "Legacy Closing Negotiation: `closing_signed`"'
+
+
+class OwnInvoice(Struct, frozen=True):
+    """What a release needs of an invoice; `granted` holds the HTLC ids of this channel that it was released for."""
+
+    preimage: Secret
+    amount_msat: Msat | None
+    granted: frozenset[int]
+
+
+class Ledger(Struct, frozen=True):
+    """What an operation may ask of the rest of the signer."""
+
+    invoice: Callable[[bytes, bytes], OwnInvoice | None]
+    """(payment hash, channel)"""
+    note_release: Callable[[bytes, bytes, frozenset[int]], None]
+    is_cold: Callable[[bytes], bool]
+
+
+Step = tuple[ChannelState, contract.Result]
+
+
+def apply(
+    channel: Channel,
+    params: CommitmentParams,
+    state: ChannelState,
+    operation: contract.Operation,
+    ledger: Ledger,
+) -> Step:
+    match operation:
+        case contract.ValidateHolder():
+            return _validate(channel, params, state, operation)
+        case contract.RevokeHolder():
+            return _revoke(channel, state, operation.number)
+        case contract.SignCounterparty():
+            return _sign(channel, params, state, operation)
+        case contract.AcceptRevocation():
+            return _accept_revocation(state, operation)
+        case contract.AcceptSecondPoint():
+            return _accept_second_point(state, operation.point)
+        case contract.CheckSecret():
+            return state, contract.SecretChecked(_is_our_secret(channel, operation))
+        case contract.LearnPreimage():
+            return _learn(state, operation.preimage)
+        case contract.ReleasePreimage():
+            return _release(channel, state, operation, ledger)
+        case contract.SignMutualClose():
+            return _mutual_close(channel, params, state, operation, ledger)
+        case contract.SignHolderCommitment():
+            return _force_close(channel, params, state)
+        case _:
+            assert_never(operation)
+
+
+def _known_version(state: ChannelState, side: Side, content: CommitmentContent) -> Version | None:
+    for version in state.side(side).get(content.number, ()):
+        if version.content == content:
+            return version
+    return None
+
+
+def _new_content(
+    channel: Channel, params: CommitmentParams, state: ChannelState, side: Side, content: CommitmentContent
+) -> None:
+    """The rules for a content that is new on its side."""
+    order.version_set_full(state, side, content.number)
+    try:
+        validate_content(params, side, content)
+    except PeerViolation as error:
+        raise Denied(
+            "content",
+            "a commitment shares out exactly the capacity, in possible amounts, and its fee can be paid",
+            seen=error.sentence,
+            limit=error.clause,
+            next_step="If the peer asked for this, fail the channel; else it is an error of the node.",
+        ) from error
+    opener = params.opener_is_holder
+    balance.opening_balance(content, side, params.capacity, channel.push_msat, holder_is_opener=opener)
+    before = balance.htlc_changed(state, side, content)
+    balance.balance_claim(state, side, content, before)
+
+
+def _one_funding(count: int) -> None:
+    if count != 1:
+        raise Denied(
+            "fundings",
+            "a commitment is signed once for each funding of the channel",
+            seen=f"{count} sets of signatures",
+            limit="1",
+            next_step="Send one set of signatures for the one funding.",
+        )
+
+
+def _verify(commitment: Commitment, params: CommitmentParams, given: contract.PeerSignatures) -> None:
+    """`peer-signature`: the funding signature and one for every HTLC output; a high S is none (BOLT 3)."""
+    if not verify_ecdsa(params.counterparty.keys.funding_pubkey, commitment.digest, given.commitment):
+        raise PeerBroke("peer-signature", "the signature on our commitment is not valid", _COMMIT)
+    if len(given.htlcs) != len(commitment.htlcs):
+        raise PeerBroke(
+            "peer-signature",
+            f"{len(given.htlcs)} HTLC signatures came, our commitment has {len(commitment.htlcs)} HTLC outputs",
+            _COMMIT,
+        )
+    key = commitment.scripts.keys.remote_htlcpubkey
+    for index, (digest, signature) in enumerate(zip(commitment.htlc_digests(), given.htlcs, strict=True)):
+        if not verify_ecdsa(key, digest, signature):
+            raise PeerBroke("peer-signature", f"HTLC signature {index} is not valid", _COMMIT)
+
+
+def _validate(
+    channel: Channel, params: CommitmentParams, state: ChannelState, operation: contract.ValidateHolder
+) -> Step:
+    content, signatures = operation.content, operation.signatures
+    _same_number(operation.number, content)
+    _one_funding(len(signatures))
+    known = _known_version(state, Side.HOLDER, content)
+    if known is None:
+        order.not_frozen(state)
+        order.validate_order(state, content.number)
+        _new_content(channel, params, state, Side.HOLDER, content)
+    if known is None or known.signatures != signatures:
+        commitment = build(params, Side.HOLDER, content, channel.point(content.number))
+        _verify(commitment, params, signatures[0])
+    if known is None:
+        state = with_version(state, Side.HOLDER, Version(content, signatures))
+    return state, contract.Validated()
+
+
+def _same_number(number: int, content: CommitmentContent) -> None:
+    if number != content.number:
+        raise Denied(
+            "number",
+            "the number of a request is that of its content",
+            seen=f"commitment {number} with the content of {content.number}",
+            limit="one number",
+            next_step="Send the content of the commitment that is meant.",
+        )
+
+
+def _revoke(channel: Channel, state: ChannelState, number: int) -> Step:
+    if not 0 <= number < state.holder_revoked:
+        order.not_frozen(state)
+        order.revoke_order(state, number)
+        state = without_revoked(replace(state, holder_revoked=number + 1))
+    return state, contract.Revoked(channel.secret(number), channel.point(number + 2))
+
+
+def _sign(
+    channel: Channel, params: CommitmentParams, state: ChannelState, operation: contract.SignCounterparty
+) -> Step:
+    content = operation.content
+    _same_number(operation.number, content)
+    known = _known_version(state, Side.COUNTERPARTY, content)
+    if known is None:
+        order.not_frozen(state)
+        order.sign_order(state, content.number)
+        order.holder_first(state, content.number)
+    point = order.sign_point(state, content.number)
+    if known is None:
+        _new_content(channel, params, state, Side.COUNTERPARTY, content)
+    commitment = build(params, Side.COUNTERPARTY, content, point)
+    signature = sign_ecdsa(channel.secrets.funding.reveal(), commitment.digest)
+    htlcs: tuple[bytes, ...] = ()
+    if commitment.htlcs:
+        secret = channel.htlc_secret(point)
+        htlcs = tuple([sign_ecdsa(secret, digest) for digest in commitment.htlc_digests()])
+    if known is None:
+        state = with_version(state, Side.COUNTERPARTY, Version(content))
+    return state, contract.CounterpartySigned((contract.PeerSignatures(signature, htlcs),))
+
+
+def _known_point(state: ChannelState, number: int) -> bytes | None:
+    """The peer's point for a number, out of its secret once it was revoked."""
+    secret = state.secrets.secret(shachain.index_of_commitment(number))
+    return state.points.get(number) if secret is None else point_of(secret.reveal())
+
+
+def _accept_revocation(state: ChannelState, operation: contract.AcceptRevocation) -> Step:
+    number = operation.number
+    accepted = contract.RevocationAccepted()
+    if 0 <= number < state.counterparty_revoked:
+        secret = state.secrets.secret(shachain.index_of_commitment(number))
+        order.same_again(secret == Secret(operation.secret), "the secret of a commitment")
+        known = _known_point(state, number + 2)
+        order.same_again(known == operation.next_point, "its next per-commitment point")
+        return state, accepted
+    order.revocation_order(state, number)
+    try:
+        derived = point_of(operation.secret)
+    except InvalidKey:
+        derived = b""
+    order.revocation_secret(state.points[number], derived, number)
+    order.next_point(operation.next_point)
+    try:
+        secrets = state.secrets.insert(shachain.index_of_commitment(number), Secret(operation.secret))
+    except PeerViolation as error:
+        raise PeerBroke("revocation-chain", error.sentence, error.clause) from error
+    points = {**state.points, number + 2: operation.next_point}
+    state = replace(state, counterparty_revoked=number + 1, secrets=secrets, points=points)
+    return without_revoked(state), accepted
+
+
+def _accept_second_point(state: ChannelState, point: bytes) -> Step:
+    known = _known_point(state, 1)
+    if known is not None:
+        order.same_again(known == point, "its second per-commitment point")
+    else:
+        order.next_point(point)
+        state = replace(state, points={**state.points, 1: point})
+    return state, contract.SecondPointAccepted()
+
+
+def _is_our_secret(channel: Channel, operation: contract.CheckSecret) -> bool:
+    """Nothing leaves but yes or no to a guess of 32 bytes."""
+    if not 0 <= operation.number <= MAX_COMMITMENT_NUMBER:
+        return False
+    return Secret(channel.secret(operation.number)) == Secret(operation.secret)
+
+
+def _learn(state: ChannelState, preimage: bytes) -> Step:
+    """Granted always; it changes something only while an offered HTLC has this hash."""
+    payment_hash = sha256(preimage)
+    lives = payment_hash not in state.learned and any(
+        htlc.payment_hash == payment_hash and htlc.offered == (side is Side.HOLDER)
+        for side, version in state.all_versions()
+        for htlc in version.content.htlcs
+    )
+    if lives:
+        state = replace(state, learned=state.learned | {payment_hash})
+    return state, contract.PreimageLearned()
+
+
+def _release(
+    channel: Channel, state: ChannelState, operation: contract.ReleasePreimage, ledger: Ledger
+) -> Step:
+    invoice = ledger.invoice(operation.payment_hash, channel.handle)
+    if invoice is None:
+        raise payments.release_unknown()
+    ids = frozenset(operation.htlc_ids)
+    if not ids or not ids <= invoice.granted:
+        order.not_frozen(state)
+        held = payments.release_htlcs(state, operation.payment_hash, ids)
+        payments.release_amount(held, invoice.amount_msat)
+        ledger.note_release(operation.payment_hash, channel.handle, ids)
+        state = replace(state, released=state.released | held)
+    return state, contract.PreimageReleased(invoice.preimage.reveal())
+
+
+def _mutual_close(
+    channel: Channel,
+    params: CommitmentParams,
+    state: ChannelState,
+    operation: contract.SignMutualClose,
+    ledger: Ledger,
+) -> Step:
+    closing_rules.close_without_htlcs(state)
+    closing_rules.close_amounts(state, params.capacity, operation.to_holder, operation.to_counterparty)
+    closing_rules.close_fee(operation.fee, params.capacity)
+    closing_rules.cold_script(ledger.is_cold(operation.holder_script))
+    try:
+        close = closing.build(
+            params,
+            operation.to_holder,
+            operation.to_counterparty,
+            operation.holder_script,
+            operation.counterparty_script,
+            operation.fee,
+        )
+    except PeerViolation as error:
+        raise PeerBroke("close-fee", error.sentence, _CLOSE) from error
+    signature = sign_ecdsa(channel.secrets.funding.reveal(), close.digest)
+    if not state.frozen:
+        state = replace(state, frozen="mutual_close")
+    return state, contract.MutualCloseSigned(signature)
+
+
+def _force_close(channel: Channel, params: CommitmentParams, state: ChannelState) -> Step:
+    if state.holder_validated < 0:
+        raise Denied(
+            "nothing-validated",
+            "a force close publishes our newest validated commitment",
+            seen="no commitment of ours is validated",
+            limit="commitment 0 of ours",
+            next_step="Forget this channel: without our commitment its funding must never be published.",
+        )
+    number = state.holder_validated
+    version = state.holder[number][-1]
+    commitment = build(params, Side.HOLDER, version.content, channel.point(number))
+    signature = sign_ecdsa(channel.secrets.funding.reveal(), commitment.digest)
+    signed = commitment.signed(signature, version.signatures[0].commitment)
+    if state.frozen != "force_close":
+        state = replace(state, frozen="force_close")
+    return state, contract.HolderCommitmentSigned(number, signed.serialize())

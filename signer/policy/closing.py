@@ -1,0 +1,100 @@
+"""Where a channel's money may go when it ends, and at what fee (DESIGN, "Closing is one-way" and "Hot can only pay
+cold")."""
+
+from protocol.amounts import Sat, floor_sat
+from protocol.bolt3.commitment import Side
+from signer.channel_state import ChannelState
+from signer.refusal import Denied
+
+MAX_CLOSING_FEE = Sat(50_000)
+MAX_CLOSING_FEE_SHARE = 4
+"""A closing or sweep fee is at most MAX_CLOSING_FEE and at most a quarter of what is moved."""
+
+
+def largest_fee(moved: Sat) -> Sat:
+    return Sat(min(MAX_CLOSING_FEE, moved // MAX_CLOSING_FEE_SHARE))
+
+
+def close_without_htlcs(state: ChannelState) -> None:
+    """`close-htlcs`: an HTLC that can still be claimed has no place in a mutual close."""
+    count = max((len(version.content.htlcs) for _, version in state.all_versions()), default=0)
+    if count or state.holder_validated < 0 or state.counterparty_signed < 0:
+        raise Denied(
+            "close-htlcs",
+            "a mutual close needs commitments of both sides, none of which has an HTLC",
+            seen=f"{count} HTLCs in an unrevoked commitment",
+            limit="0",
+            next_step="Wait until every HTLC is removed and the commitments before are revoked, or force close.",
+        )
+
+
+def close_amounts(state: ChannelState, capacity: Sat, to_holder: Sat, to_counterparty: Sat) -> None:
+    """`close-amounts`: the close shares out the capacity and gives us at least our lowest balance."""
+    total = to_holder + to_counterparty
+    # Both balances are rounded down, so one satoshi may go to the fee.
+    if to_counterparty < 0 or not capacity - 1 <= total <= capacity:
+        raise Denied(
+            "close-amounts",
+            "a mutual close shares out the whole capacity, before the fee",
+            seen=f"{to_holder} and {to_counterparty} sat",
+            limit=f"{capacity} sat together",
+            next_step="Take the balances of the last commitment.",
+        )
+    balances = [version.content.to_side(side, Side.HOLDER) for side, version in state.all_versions()]
+    lowest = floor_sat(min(balances))
+    if to_holder < lowest:
+        raise Denied(
+            "close-amounts",
+            "a mutual close pays at least our lowest balance in an unrevoked commitment",
+            seen=f"{to_holder} sat",
+            limit=f"{lowest} sat",
+            next_step="Take the balances of the last commitment.",
+        )
+
+
+def close_fee(fee: Sat, moved: Sat) -> None:
+    """`close-fee`: a fee that eats the money is a theft by miners, or for them."""
+    if not 0 <= fee <= largest_fee(moved):
+        raise Denied(
+            "close-fee",
+            "the fee of a closing transaction or a sweep is bounded",
+            seen=f"{fee} sat",
+            limit=f"0 to {largest_fee(moved)} sat",
+            next_step="Ask for a lower fee.",
+        )
+
+
+def cold_script(known: bool) -> None:
+    """`cold-script`: what leaves a channel goes to an address that the signer itself drew from the cold branch."""
+    if not known:
+        raise Denied(
+            "cold-script",
+            "a channel closes to a script that the signer drew from the cold branch",
+            seen="a script that the signer never gave out",
+            limit="the channel's shutdown script",
+            next_step="Use the shutdown script that came with the channel's keys.",
+        )
+
+
+def swept_number(frozen: str, number: int, newest: int) -> None:
+    """`sweep-number`: our own delayed output comes only of the commitment that was signed for publication."""
+    if frozen != "force_close" or number != newest:
+        raise Denied(
+            "sweep-number",
+            "our delayed output is swept from the commitment that we force-closed with",
+            seen=f"commitment {number}",
+            limit=f"commitment {newest}, after its force close",
+            next_step="Force close first, and name the number that the answer gave.",
+        )
+
+
+def swept_output(known: bool) -> None:
+    """`sweep-output`: the output named must be the one that this commitment has."""
+    if not known:
+        raise Denied(
+            "sweep-output",
+            "a swept output is one of this channel's, with its true value",
+            seen="an output that the commitment has not",
+            limit="outputs of this channel",
+            next_step="Look up the transaction, index and value of the output on the chain.",
+        )

@@ -1,0 +1,191 @@
+"""The signer: judges requests one after the other, saves them together, answers (DESIGN, "The signer contract").
+
+Nothing here waits for a socket; `signer.link` brings the calls of a turn and carries the replies away. A reply is
+handed out after the commit that holds what it grants.
+"""
+
+import logging
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import assert_never
+
+from protocol import messages_signing
+from protocol.bolt8.static_key import mix_static
+from protocol.bus.messages import signer as contract
+from protocol.curve import InvalidKey, sign_recoverable
+from protocol.secret import Secret
+from signer import books, channels, keystore, onions, operations, wallet
+from signer import storage as db
+from signer.channel import Channel
+from signer.initialise import curve_public, known_network, open_keys
+from signer.invoices import invoice_changed, make_invoice
+from signer.policy.session import hello_matches, session_fenced
+from signer.refusal import Denied, PeerBroke, internal_error
+from signer.storage import Storage
+from signer.sweeps import sign_sweep
+
+DATABASE = "signer.sqlite"
+_log = logging.getLogger("signer")
+QUICK = (contract.StaticKeyStep, contract.PeelOnions, contract.SignMessage)
+"""Requests that write nothing, so they are answered before the commit of their turn."""
+
+
+class SignerService:
+    """One node's signer. `in_memory` keeps the database nowhere (tests)."""
+
+    def __init__(self, datadir: Path, passphrase: Secret, *, in_memory: bool = False) -> None:
+        network_name, contents = keystore.unlock(datadir, passphrase)
+        self.network = known_network(network_name)
+        self.curve_secret = contents.curve_secret
+        self.curve_public = curve_public(contents)
+        self.keys = open_keys(self.network, contents)
+        self.storage = Storage(None if in_memory else datadir / DATABASE)
+        self._load()
+
+    def _load(self) -> None:
+        self._books = books.Books(self.storage, self.keys)
+        self._ledger = operations.Ledger(self._books.invoice, self._books.note_release, self._books.is_cold)
+        self._session = self.storage.counter("session")
+        self._channels = channels.load(self.storage, self.keys)
+        self._touched: dict[bytes, Channel] = {}
+
+    def close(self) -> None:
+        self.storage.close()
+
+    def handle_batch(
+        self, calls: Sequence[contract.SignerCall], elapsed_ms: Callable[[], float] | None = None
+    ) -> list[contract.SignerReply]:
+        """One turn: all calls are judged, one commit saves what they changed, then the replies are given out.
+
+        `elapsed_ms`: how long ago the calls were received.
+        """
+        replies = [self._answer(call, elapsed_ms) for call in calls]
+        try:
+            self._save()
+        except Exception as error:
+            _log.error("commit_failed error=%s at=%s", type(error).__name__, _place(error))
+            self.storage.rollback()
+            self._load()
+            busy = contract.NotNow("the signer could not write to its disk")
+            return [contract.SignerReply(call.id, busy) for call in calls]
+        return replies
+
+    def _answer(
+        self, call: contract.SignerCall, elapsed_ms: Callable[[], float] | None
+    ) -> contract.SignerReply:
+        if call.deadline_ms <= (0.0 if elapsed_ms is None else elapsed_ms()):
+            return contract.SignerReply(call.id, contract.NotNow("the deadline of this request has passed"))
+        try:
+            if not isinstance(call.request, contract.Hello):
+                session_fenced(self._session, call.session)
+            reply = self._judge(call.request)
+            self._books.keep()
+            return contract.SignerReply(call.id, reply)
+        except (Denied, PeerBroke) as refusal:
+            self._books.forget()
+            return contract.SignerReply(call.id, refusal.reply)
+        except Exception as error:
+            # The message of an unforeseen error could quote anything, so only its place is logged.
+            _log.error("request_failed error=%s at=%s", type(error).__name__, _place(error))
+            self._books.forget()
+            return contract.SignerReply(call.id, internal_error())
+
+    def _judge(self, request: contract.Request) -> contract.Reply:
+        match request:
+            case contract.ChannelRequest():
+                return self._channel_request(request)
+            case contract.PeelOnions():
+                return onions.peel_onions(self.keys.node_secret, request)
+            case contract.StaticKeyStep():
+                return self._static_key_step(request)
+            case contract.MakeInvoice():
+                return self._make_invoice(request)
+            case contract.Hello():
+                return self._hello(request)
+            case contract.NewChannel():
+                return channels.draw(self.storage, self._books, self.keys, self._channels, request)
+            case contract.SetupChannel():
+                return channels.set_up(self._books, self._channel(request.channel), request)
+            case contract.SignSweep():
+                return self._sign_sweep(request)
+            case contract.ChannelNumbers():
+                return channels.numbers(self._channels.values())
+            case contract.SignMessage():
+                return self._sign_message(request)
+            case contract.SignPsbt():
+                return contract.PsbtSigned(wallet.sign_psbt(self.keys, request.psbt))
+            case _:
+                assert_never(request)
+
+    def _hello(self, request: contract.Hello) -> contract.Welcome:
+        hello_matches(request, self.network.name)
+        session = self._session + 1
+        self.storage.execute(db.SET_COUNTER, [("session", session)])
+        self._session = session
+        return contract.Welcome(
+            session, self.keys.node_id, self.network.name, self.keys.wallet_xpub, self.keys.wallet_origin
+        )
+
+    def _static_key_step(self, request: contract.StaticKeyStep) -> contract.StaticKeyStepped:
+        try:
+            mixed = mix_static(self.keys.node_secret.reveal(), request.chaining_key, request.remote_ephemeral)
+        except InvalidKey as error:
+            raise PeerBroke("ephemeral-key", "the peer's ephemeral key is no point", "BOLT 8") from error
+        return contract.StaticKeyStepped(*mixed)
+
+    def _sign_message(self, request: contract.SignMessage) -> contract.MessageSigned:
+        digest = messages_signing.digest(request.message.encode())
+        signature, recovery_id = sign_recoverable(self.keys.node_secret.reveal(), digest)
+        return contract.MessageSigned(messages_signing.encode(signature, recovery_id), signature, recovery_id)
+
+    def _make_invoice(self, request: contract.MakeInvoice) -> contract.InvoiceMade:
+        found = self._books.made_invoice(request)
+        if found is not None:
+            invoice_changed(found[0])
+            return found[1]
+        made = make_invoice(self.network, self.keys.node_secret, self.keys.invoice_secret, request)
+        self._books.note_invoice(request, made)
+        return made
+
+    def _channel(self, handle: bytes) -> Channel:
+        return channels.known(self._channels, handle)
+
+    def _channel_request(self, request: contract.ChannelRequest) -> contract.ChannelAnswer:
+        channel = self._channel(request.channel)
+        params, state = channels.ready(channel)
+        results: list[contract.Result] = []
+        stopped: contract.Refused | contract.PeerFault | None = None
+        try:
+            for operation in request.operations:
+                state, result = operations.apply(channel, params, state, operation, self._ledger)
+                results.append(result)
+        except (Denied, PeerBroke) as refusal:
+            stopped = refusal.reply
+        self._books.keep()
+        if state is not channel.state:
+            channel.state = state
+            self._touched[channel.handle] = channel
+        return contract.ChannelAnswer(tuple(results), stopped)
+
+    def _sign_sweep(self, request: contract.SignSweep) -> contract.SweepSigned:
+        done = self._books.signed_sweep(request)
+        if done is None:
+            channel = self._channel(request.channel)
+            params, state = channels.ready(channel)
+            done = sign_sweep(channel, params, state, request, self._books)
+            self._books.note_sweep(request, done)
+        return contract.SweepSigned(done)
+
+    def _save(self) -> None:
+        touched, self._touched = self._touched, {}
+        for channel in touched.values():
+            channels.save(self.storage, channel)
+        self.storage.commit()
+        for channel in touched.values():
+            channel.durable = channel.state
+
+
+def _place(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown"
