@@ -6,7 +6,18 @@ from msgspec.structs import replace
 
 from node.channel import closing, dance, updates
 from node.channel.events import Save
-from node.channel.state import FeeStep, Htlc, Online, Question, Reestablishing
+from node.channel.state import (
+    Closing,
+    FailWant,
+    FeeStep,
+    FulfilWant,
+    Htlc,
+    OfferWant,
+    Online,
+    Question,
+    Reestablishing,
+    Want,
+)
 from node.channel.turn import Turn
 from protocol.bus.messages.signer import (
     ChannelAnswer,
@@ -22,11 +33,15 @@ from protocol.bus.messages.signer import (
     RevocationAccepted,
     Revoked,
     SecondPointAccepted,
+    SecretChecked,
     Validated,
 )
 from protocol.errors import CommandRefused, PeerViolation
 from protocol.hashes import sha256
 from protocol.wire.message import Message
+
+VALIDATED_AND_GONE = "validate-order"
+"""The signer validated this commitment before a crash of ours, and has revoked it since: it knows it no more."""
 
 
 def signer_answered(turn: Turn, answer: ChannelAnswer | Refused | NotNow) -> None:
@@ -67,11 +82,9 @@ def _granted(turn: Turn, answer: ChannelAnswer) -> None:
         case None:
             turn.c.question = None
         case Refused() as refusal:
-            _refused(turn, question, refusal, revoked=revocation is not None)
-        case PeerFault(sentence=sentence, clause=clause):
-            if question is not None:
-                _forget_commitment(turn, question)
-            closing.violated(turn, PeerViolation(sentence, clause=clause))
+            _refused(turn, question, refusal, answer.results)
+        case PeerFault() as fault:
+            _at_fault(turn, question, fault)
             return
     if resend is not None:
         _send_again(turn, revocation, commitment)
@@ -80,6 +93,18 @@ def _granted(turn: Turn, answer: ChannelAnswer) -> None:
     dance.finish_rows(turn)
     if isinstance(turn.v.link, Reestablishing) and not turn.v.link.sent:
         _reestablish_now(turn)
+
+
+def _at_fault(turn: Turn, question: Question | None, fault: PeerFault) -> None:
+    if isinstance(turn.c.phase, Closing):
+        return  # our commitment was asked for first, so it is signed
+    if question is not None:
+        _forget_commitment(turn, question)
+    if turn.c.unaccepted is not None:
+        # A revocation that we could not punish with; it was counted, so no reconnection mends it.
+        closing.fail(turn, f"{fault.sentence} ({fault.clause})")
+    else:
+        closing.violated(turn, PeerViolation(fault.sentence, clause=fault.clause))
 
 
 def _reestablish_now(turn: Turn) -> None:
@@ -95,6 +120,8 @@ def _note(turn: Turn, result: Result) -> None:
             turn.c.unaccepted = None
         case PreimageLearned():
             turn.c.unlearned = turn.c.unlearned[1:]
+        case SecretChecked(is_ours=is_ours):
+            closing.claim_judged(turn, is_ours=is_ours)
         case PreimageReleased(preimage=preimage):
             _fill_preimages(turn, preimage)
         case MutualCloseSigned(signature=signature):
@@ -136,26 +163,55 @@ def _send_again(turn: Turn, revocation: Message | None, commitment: Message | No
         dance.send(turn, *ordered)
 
 
-def _refused(turn: Turn, question: Question | None, refusal: Refused, *, revoked: bool) -> None:
+def _refused(turn: Turn, question: Question | None, refusal: Refused, results: tuple[Result, ...]) -> None:
     """Takes back what was prepared for a signature that we do not get. What only a person can mend stalls."""
-    if question is None or not question.sign or (question.validate is not None and not revoked):
+    if question is None or turn.c.unaccepted is not None:
         _stall(turn, refusal)
         return
+    if question.validate is not None and not any(isinstance(result, Revoked) for result in results):
+        if question.validate and refusal.tag == VALIDATED_AND_GONE:
+            turn.c.question = replace(question, validate=())
+            dance.ask_again(turn)
+        else:
+            _stall(turn, refusal)
+        return
     turn.c.question = None
-    offers = _take_back_remote(turn)
-    for row in offers:
+    unpaid = _refused_release(turn, question, results)
+    offers, wants = _take_back_remote(turn)
+    if unpaid:
+        # The offers were not judged, so they are made again; the HTLCs stay until payments speak of them anew.
+        wants = [want for want in wants if not (isinstance(want, FulfilWant) and want.htlc_id in unpaid)]
+        wants += [_offer_again(row) for row in offers]
+    else:
         sentence = f"the signer refused: {refusal.rule} ({refusal.seen}, limit {refusal.limit})"
-        if row.origin is not None:
-            updates.refuse(turn, row.origin, CommandRefused(sentence, what_to_do=refusal.next_step))
-    if not offers:
-        _stall(turn, refusal)
+        for row in offers:
+            if row.origin is not None:
+                updates.refuse(turn, row.origin, CommandRefused(sentence, what_to_do=refusal.next_step))
+        if not offers:
+            _stall(turn, refusal)
+    turn.v = replace(turn.v, wants=(*wants, *turn.v.wants))
 
 
-def _take_back_remote(turn: Turn) -> list[Htlc]:
-    """The newest commitment of the peer was not signed: as if it had never been prepared. Answers our lost offers."""
+def _refused_release(turn: Turn, question: Question, results: tuple[Result, ...]) -> tuple[int, ...]:
+    """The HTLCs of the release at which the answer stopped; none if it stopped at the signature."""
+    by_hash = dance.releases(turn.htlcs, question)
+    granted = sum(isinstance(result, PreimageReleased) for result in results)
+    return tuple(list(by_hash.values())[granted]) if granted < len(by_hash) else ()
+
+
+def _offer_again(row: Htlc) -> OfferWant:
+    return OfferWant(row.amount_msat, row.payment_hash, row.cltv_expiry, row.onion or b"", row.origin or "")
+
+
+def _take_back_remote(turn: Turn) -> tuple[list[Htlc], list[Want]]:
+    """The newest commitment of the peer was not signed: as if it had never been prepared.
+
+    Answers our offers, which are gone, and our removals as the wishes that they were.
+    """
     number = turn.c.remote_number
     turn.c.remote_number = number - 1
-    offers = []
+    offers: list[Htlc] = []
+    wants: list[Want] = []
     for key, row in list(turn.htlcs.items()):
         if row.remote_from == number and row.offered:
             del turn.htlcs[key]
@@ -163,6 +219,8 @@ def _take_back_remote(turn: Turn) -> list[Htlc]:
         elif row.remote_from == number:
             turn.put(replace(row, remote_from=None))
         elif row.remote_to == number:
+            if not row.offered:
+                wants.append(_removal_again(row))
             asked = row.preimage == b""
             turn.put(replace(row, remote_to=None, preimage=None if asked else row.preimage))
     turn.c.next_offered_id -= len(offers)
@@ -172,13 +230,21 @@ def _take_back_remote(turn: Turn) -> list[Htlc]:
         for step in turn.c.fees
         if step.remote_from != number or step.local_from is not None
     )
-    return offers
+    return offers, wants
+
+
+def _removal_again(row: Htlc) -> Want:
+    if row.preimage is not None:
+        return FulfilWant(row.id)
+    return FailWant(row.id, row.failure or b"", row.failure_code)
 
 
 def _forget_commitment(turn: Turn, question: Question) -> None:
     """The peer's commitment_signed was no good: its updates, and what we built on them, never were."""
     if question.sign:
-        for row in _take_back_remote(turn):
+        offers, wants = _take_back_remote(turn)
+        turn.v = replace(turn.v, wants=(*wants, *turn.v.wants))
+        for row in offers:
             if row.origin is not None:
                 refusal = CommandRefused("the peer broke a rule", what_to_do="Try again when it is back.")
                 updates.refuse(turn, row.origin, refusal)
@@ -193,7 +259,9 @@ def _forget_commitment(turn: Turn, question: Question) -> None:
         elif row.local_from == number:
             turn.put(replace(row, local_from=None))
         elif row.local_to == number:
-            turn.put(replace(row, local_to=None, failure=None if row.offered else row.failure))
+            if row.offered:
+                row = replace(row, failure=None, failure_code=None)
+            turn.put(replace(row, local_to=None))
     turn.c.fees = tuple(
         step if step.local_from != number else FeeStep(step.feerate_per_kw, None, step.remote_from)
         for step in turn.c.fees

@@ -41,19 +41,26 @@ def close_wanted(turn: Turn) -> None:
             turn.c.closer = "local"
             turn.set_phase(ShuttingDown(sent=True, theirs=None), "you asked to close this channel")
             turn.save(Save.NOW)
-            send_shutdown_again(turn)
+            owe_shutdown(turn)
         case ShuttingDown(sent=False, theirs=theirs):
             turn.set_phase(ShuttingDown(sent=True, theirs=theirs), turn.c.why)
             turn.save(Save.NOW)
-            send_shutdown_again(turn)
+            owe_shutdown(turn)
         case ShuttingDown() | Closing() | Closed():
             pass
         case Lost(reason=reason):
             raise CommandRefused(reason, what_to_do="Wait until the peer closes; the funds then come back.")
 
 
-def send_shutdown_again(turn: Turn) -> None:
+def owe_shutdown(turn: Turn) -> None:
     if isinstance(turn.c.phase, ShuttingDown) and turn.c.phase.sent and isinstance(turn.v.link, Online):
+        turn.v = replace(turn.v, shutdown_due=True)
+
+
+def say_shutdown(turn: Turn) -> None:
+    """Behind what the signer still owes us: an HTLC that it signs for, or that is sent again, must leave before."""
+    if turn.v.shutdown_due and not turn.busy:
+        turn.v = replace(turn.v, shutdown_due=False)
         dance.send(turn, Shutdown(turn.c.params.channel_id, turn.c.params.holder_script))
 
 
@@ -77,7 +84,7 @@ def shutdown(turn: Turn, message: Shutdown) -> None:
     turn.set_phase(ShuttingDown(sent=True, theirs=script), why)
     turn.save(Save.NOW)
     if not already_sent:
-        send_shutdown_again(turn)
+        owe_shutdown(turn)
 
 
 def _is_clear(turn: Turn) -> bool:
@@ -89,8 +96,8 @@ def _is_clear(turn: Turn) -> bool:
         and isinstance(turn.v.link, Online)
         and not turn.htlcs
         and not turn.v.staged
-        and turn.c.question is None
-        and not turn.v.asking
+        and not turn.busy
+        and not turn.v.shutdown_due
         and not turn.c.awaits_revocation
         and len(turn.c.fees) == 1
     )
@@ -103,7 +110,7 @@ def negotiate(turn: Turn) -> None:
     low, high, ideal = _range(turn)
     turn.v = replace(turn.v, negotiation=Negotiation(low, high))
     if turn.c.params.holder_is_opener:
-        _ask(turn, ideal)
+        ask_to_close(turn, ideal)
 
 
 def _scripts(turn: Turn) -> tuple[bytes, bytes]:
@@ -137,7 +144,7 @@ def _build(turn: Turn, fee: Sat, *, omit: Side | None = None) -> bolt3_closing.C
     )
 
 
-def _ask(turn: Turn, fee: Sat) -> None:
+def ask_to_close(turn: Turn, fee: Sat) -> None:
     ours, theirs = _scripts(turn)
     operation = SignMutualClose(
         floor_sat(turn.c.settled_local), floor_sat(turn.c.settled_remote), ours, theirs, fee
@@ -178,9 +185,11 @@ def _signed_by_peer(turn: Turn, fee: Sat, signature: bytes) -> bolt3_closing.Clo
 
 
 def closing_signed(turn: Turn, message: ClosingSigned) -> None:
+    if isinstance(turn.c.phase, Closing | Closed | Lost):
+        return  # agreed before the connection was lost; the peer sees the transaction on the chain
     negotiate(turn)
     negotiation = turn.v.negotiation
-    if negotiation is None or turn.v.asking:
+    if negotiation is None or turn.busy:
         raise PeerViolation("closing_signed before the channel is clear", clause=NEGOTIATING)
     fee = message.fee_satoshis
     _signed_by_peer(turn, fee, message.signature)
@@ -189,12 +198,12 @@ def closing_signed(turn: Turn, message: ClosingSigned) -> None:
         return
     if negotiation.low <= fee <= negotiation.high:
         turn.v = replace(turn.v, negotiation=replace(negotiation, accepted=message.signature))
-        _ask(turn, fee)
+        ask_to_close(turn, fee)
         return
     fee_range = message.tlvs.fee_range
     if fee_range is None:
         last = negotiation.proposed if negotiation.proposed is not None else negotiation.high
-        _ask(turn, Sat(max(negotiation.low, min(negotiation.high, (fee + last) // 2))))
+        ask_to_close(turn, Sat(max(negotiation.low, min(negotiation.high, (fee + last) // 2))))
         return
     low = max(negotiation.low, fee_range.min_fee_satoshis)
     high = min(negotiation.high, fee_range.max_fee_satoshis)
@@ -204,7 +213,7 @@ def closing_signed(turn: Turn, message: ClosingSigned) -> None:
             f" {fee_range.min_fee_satoshis}..{fee_range.max_fee_satoshis}",
             clause=NEGOTIATING,
         )
-    _ask(turn, Sat(max(low, min(high, fee))))
+    ask_to_close(turn, Sat(max(low, min(high, fee))))
 
 
 def force_close(turn: Turn, why: str) -> None:
@@ -220,18 +229,23 @@ def force_close(turn: Turn, why: str) -> None:
     turn.c.closer = turn.c.closer or "local"
     turn.set_phase(Closing(CloseKind.OURS, b""), why)
     turn.c.question = None  # pre-empted: whichever commitment the signer calls newest is the one to publish
-    turn.v = replace(turn.v, asking=False)
+    turn.v = replace(turn.v, asking=False, resend=None, claim=None, closing_fee=None)
     turn.save(Save.NOW)
     ask_for_commitment(turn)
 
 
 def ask_for_commitment(turn: Turn) -> None:
-    """After a force close was decided: the signer hands out our newest commitment, and freezes the channel."""
+    """After a force close was decided: the signer hands out our newest commitment, and freezes the channel.
+
+    That comes first: a revocation that the signer will not accept must not stand in the way.
+    """
     if turn.c.phase == Closing(CloseKind.OURS, b"") and not turn.v.asking:
-        turn.ask_signer((*dance.preamble(turn.c), SignHolderCommitment()))
+        turn.ask_signer((SignHolderCommitment(), *dance.preamble(turn.c)))
 
 
 def commitment_signed_by_us(turn: Turn, _number: int, transaction: bytes) -> None:
+    if turn.c.phase != Closing(CloseKind.OURS, b""):
+        return  # another transaction was faster
     turn.c.phase = Closing(CloseKind.OURS, transaction)
     turn.save(Save.NOW)
     turn.do(Publish(transaction))
@@ -253,6 +267,29 @@ def warn(turn: Turn, sentence: str) -> None:
     """Tells the peer what it did wrong, without failing the channel, and hangs up."""
     text = sentence.encode("ascii", "replace")
     turn.do(Drop(sentence, (Warning(turn.c.params.channel_id, text),)))
+
+
+def fail(turn: Turn, sentence: str) -> None:
+    """The channel cannot go on: the peer hears it, and our commitment is published."""
+    force_close(turn, sentence)
+    dance.send(turn, Error(turn.c.params.channel_id, sentence.encode("ascii", "replace")))
+
+
+def claim_judged(turn: Turn, *, is_ours: bool) -> None:
+    """The peer said that we revoked what we do not remember; the signer knows whether it can prove that."""
+    claim = turn.v.claim
+    turn.v = replace(turn.v, claim=None)
+    if claim is None:
+        return
+    if not is_ours:
+        fail(turn, f"the peer claims without proof that we revoked commitment {claim.number}")
+        return
+    reason = (
+        f"the peer proved that we revoked commitment {claim.number}; we know of {turn.c.local_number} before"
+    )
+    turn.set_phase(Lost(reason), reason)
+    turn.save(Save.NOW)
+    ask_peer_to_close(turn, reason)
 
 
 def violated(turn: Turn, violation: PeerViolation) -> None:

@@ -60,6 +60,7 @@ def commitment_signed(turn: Turn, message: CommitmentSigned) -> None:
     number = turn.c.local_number + 1
     updates.cover_staged(turn, number)
     _cover_acknowledged(turn, number)
+    updates.check_commitment(turn, number)
     signatures = (PeerSignatures(message.signature, message.htlc_signature),)
     turn.c.question = Question(validate=signatures)
     _prepare_commitment(turn, number)
@@ -115,7 +116,7 @@ def _prepare_commitment(turn: Turn, local_number: int) -> None:
 
 def maybe_commit(turn: Turn) -> None:
     """Signs the peer's next commitment if the line is free and anything is due."""
-    if turn.c.question is not None or turn.v.asking or not isinstance(turn.c.phase, Normal | ShuttingDown):
+    if turn.busy or not isinstance(turn.c.phase, Normal | ShuttingDown):
         return
     _prepare_commitment(turn, turn.c.local_number)
     if turn.c.question is not None:
@@ -149,16 +150,24 @@ def operations(committed: Committed, htlcs: Htlcs) -> tuple[Operation, ...]:
     ops = preamble(committed)
     if question.validate is not None:
         number = committed.local_number + 1
-        ops.append(ValidateHolder(number, content(committed, htlcs, Side.HOLDER, number), question.validate))
+        if question.validate:
+            ours = content(committed, htlcs, Side.HOLDER, number)
+            ops.append(ValidateHolder(number, ours, question.validate))
         ops.append(RevokeHolder(committed.local_number))
-    released: dict[bytes, list[int]] = {}
-    for htlc_id in question.release:
-        released.setdefault(htlcs[False, htlc_id].payment_hash, []).append(htlc_id)
+    released = releases(htlcs, question)
     ops.extend(ReleasePreimage(payment_hash, tuple(ids)) for payment_hash, ids in released.items())
     if question.sign:
         number = committed.remote_number
         ops.append(SignCounterparty(number, content(committed, htlcs, Side.COUNTERPARTY, number)))
     return tuple(ops)
+
+
+def releases(htlcs: Htlcs, question: Question) -> dict[bytes, list[int]]:
+    """The HTLCs to be fulfilled, by their hash: one preimage each."""
+    by_hash: dict[bytes, list[int]] = {}
+    for htlc_id in question.release:
+        by_hash.setdefault(htlcs[False, htlc_id].payment_hash, []).append(htlc_id)
+    return by_hash
 
 
 def resend_operations(committed: Committed, htlcs: Htlcs, resend: Resend) -> tuple[Operation, ...]:
@@ -308,7 +317,9 @@ def update_messages(committed: Committed, htlcs: Htlcs) -> list[Message]:
 
 
 def _removal(channel_id: bytes, row: Htlc) -> Message:
-    if row.preimage:
+    if row.preimage is not None:
+        if not row.preimage:
+            raise AssertionError(f"HTLC {row.id} is fulfilled and its preimage was never released")
         return UpdateFulfillHtlc(channel_id, row.id, Secret(row.preimage))
     if row.failure_code is not None:
         return UpdateFailMalformedHtlc(channel_id, row.id, row.failure or b"", row.failure_code)

@@ -6,7 +6,7 @@ allow is allowed on both commitments, in whatever order the pending updates are 
 
 from node.channel.content import feerate
 from node.channel.state import Committed, Htlcs, OfferWant
-from protocol.amounts import FeeratePerKw, Msat, to_msat
+from protocol.amounts import FeeratePerKw, Msat, Sat, to_msat
 from protocol.bolt3.commitment import Side
 from protocol.bolt3.fees import anchors_cost, commit_fee
 from protocol.errors import CommandRefused
@@ -47,6 +47,17 @@ class Totals:
         count = self.offered_count + self.received_count + extra_htlcs
         rate = FeeratePerKw(self._rate * factor)
         return Msat(1000 * (commit_fee(rate, count, anchors) + anchors_cost(anchors)))
+
+    def affords_rate(self, rate: FeeratePerKw) -> bool:
+        """Whether we, as the opener, could pay this feerate with every live HTLC as an output, and keep our reserve."""
+        params = self._committed.params
+        fee = commit_fee(rate, self.offered_count + self.received_count, params.anchors)
+        cost = to_msat(Sat(fee + anchors_cost(params.anchors)))
+        return self._committed.settled_local - self.offered - to_msat(params.counterparty.reserve) >= cost
+
+    def raise_rate(self, rate: FeeratePerKw) -> None:
+        """A feerate that is proposed in the same commitment counts for the offers after it."""
+        self._rate = max(self._rate, rate)
 
     def spendable(self) -> Msat:
         """The largest HTLC that we can offer now, in msat."""

@@ -45,6 +45,7 @@ def channel_ready(turn: Turn, message: ChannelReady) -> None:
     if not curve.is_point(message.second_per_commitment_point):
         raise PeerViolation("second_per_commitment_point is no point", clause=CLAUSE)
     if turn.c.remote_points[1] is None:
+        turn.save(Save.NOW)  # also while we shut down: the peer may sign its next commitment before it knows
         turn.c.remote_points = (turn.c.remote_points[0], message.second_per_commitment_point)
     elif turn.c.remote_number == 0 and turn.c.remote_points[1] != message.second_per_commitment_point:
         raise PeerViolation("channel_ready came again with another point", clause=CLAUSE)

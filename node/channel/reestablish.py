@@ -5,9 +5,10 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from node.channel import closing, dance, lockin
-from node.channel.events import Connected, Save
+from node.channel.events import Connected
 from node.channel.state import (
     AwaitingLockIn,
+    Claim,
     Closed,
     Closing,
     Lost,
@@ -18,6 +19,7 @@ from node.channel.state import (
     ShuttingDown,
 )
 from node.channel.turn import Turn
+from protocol.bus.messages.signer import CheckSecret
 from protocol.errors import PeerViolation
 from protocol.secret import Secret
 from protocol.wire.bolt2_reestablish import ChannelReestablish
@@ -63,62 +65,49 @@ def channel_reestablish(turn: Turn, message: ChannelReestablish) -> None:
     link = turn.v.link
     if not isinstance(link, Reestablishing) or not link.sent:
         raise PeerViolation("channel_reestablish out of turn", clause=CLAUSE)
-    if _is_ahead(turn, message):
-        return
-    resend = Resend(revocation=_owes_revocation(turn, message), commitment=_owes_commitment(turn, message))
     turn.set_link(Online(link.connection))
     match turn.c.phase:
         case AwaitingLockIn() | Normal() | ShuttingDown():
-            if message.next_commitment_number == 1 and turn.c.local_number == 0:
-                lockin.send_again(turn)
-            closing.send_shutdown_again(turn)
+            _go_on(turn, message)
         case Closing() | Closed() | Lost():
             closing.say_closed(turn)
-            return
         case _:
             assert_never(turn.c.phase)
+
+
+def _go_on(turn: Turn, message: ChannelReestablish) -> None:
+    if message.next_revocation_number > turn.c.local_number:
+        # The proof is the secret of the last commitment that the peer calls revoked.
+        claim = Claim(message.next_revocation_number - 1, message.your_last_per_commitment_secret.reveal())
+        turn.v = replace(turn.v, claim=claim)
+        ask_about(turn, claim)
+        return
+    resend = _owed(turn, message)
+    if resend is None:
+        closing.fail(
+            turn,
+            f"the peer expects commitment {message.next_commitment_number} and revocation"
+            f" {message.next_revocation_number}, we are at {turn.c.remote_number} and {turn.c.local_number}",
+        )
+        return
+    if message.next_commitment_number == 1 and turn.c.local_number == 0:
+        lockin.send_again(turn)
+    closing.owe_shutdown(turn)
     if resend.revocation or resend.commitment:
         turn.v = replace(turn.v, resend=resend)
         turn.ask_signer(dance.resend_operations(turn.c, turn.htlcs, resend))
-        return
-    closing.negotiate(turn)
 
 
-def _is_ahead(turn: Turn, message: ChannelReestablish) -> bool:
-    """Whether the peer knows a later state than we do: then ours must never be published."""
-    ahead = (
-        message.next_revocation_number > turn.c.local_number
-        or message.next_commitment_number > turn.c.remote_number + 1
-    )
-    if not ahead:
-        return False
-    reason = (
-        f"the peer is ahead of us (it expects commitment {message.next_commitment_number} and revocation"
-        f" {message.next_revocation_number}; we are at {turn.c.remote_number} and {turn.c.local_number})"
-    )
-    turn.set_phase(Lost(reason), reason)
-    turn.save(Save.NOW)
-    closing.ask_peer_to_close(turn, reason)
-    return True
+def ask_about(turn: Turn, claim: Claim) -> None:
+    turn.ask_signer((CheckSecret(claim.number, claim.secret),))
 
 
-def _owes_commitment(turn: Turn, message: ChannelReestablish) -> bool:
-    expected = message.next_commitment_number
-    if expected == turn.c.remote_number + 1:
-        return False
-    if expected == turn.c.remote_number and turn.c.awaits_revocation:
-        return True
-    raise PeerViolation(
-        f"the peer expects commitment {expected}, we signed up to {turn.c.remote_number}", clause=CLAUSE
-    )
-
-
-def _owes_revocation(turn: Turn, message: ChannelReestablish) -> bool:
-    expected = message.next_revocation_number
-    if expected == turn.c.local_number:
-        return False
-    if expected == turn.c.local_number - 1:
-        return True
-    raise PeerViolation(
-        f"the peer expects revocation {expected}, we revoked {turn.c.local_number}", clause=CLAUSE
-    )
+def _owed(turn: Turn, message: ChannelReestablish) -> Resend | None:
+    """What the peer lacks; None when its numbers fit no state that a lost connection can leave."""
+    committed = turn.c
+    missing_commitments = committed.remote_number + 1 - message.next_commitment_number
+    missing_revocations = committed.local_number - message.next_revocation_number
+    most = 1 if committed.awaits_revocation else 0
+    if not 0 <= missing_commitments <= most or missing_revocations not in (0, 1):
+        return None
+    return Resend(revocation=missing_revocations == 1, commitment=missing_commitments == 1)

@@ -487,6 +487,7 @@ class ChannelService(Service):
                 "the close is under way, its transaction is not signed yet",
                 what_to_do="Watch `lnp listpeerchannels`.",
             )
+        await self._publish(tx, f"close of channel {channel.channel_id.hex()}")
         phase = channel.state.committed.phase
         mutual = isinstance(phase, Closing | Closed) and phase.kind.value == "mutual"
         return said.ChannelClosed("mutual" if mutual else "unilateral", tx, Transaction.parse(tx).txid)

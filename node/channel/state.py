@@ -152,7 +152,8 @@ Phase = AwaitingLockIn | Normal | ShuttingDown | Closing | Closed | Lost
 class Question(Struct, frozen=True):
     """What we asked the signer and must ask again, word for word, after a crash.
 
-    `validate`: the peer's signatures on our commitment `local_number + 1`, which also revokes `local_number`.
+    `validate`: the peer's signatures on our commitment `local_number + 1`, which also revokes `local_number`;
+    empty when the signer validated it before a crash of ours, went on, and has revoked that one too.
     `sign`: the peer's commitment `remote_number` (already counted). `release`: received HTLCs to be fulfilled.
     """
 
@@ -248,6 +249,10 @@ class Volatile(Struct, frozen=True):
     asking: bool = False
     """The open question is with the signer now (false after a restart, or while the signer is away)."""
     resend: "Resend | None" = None
+    claim: "Claim | None" = None
+    """The peer says that we are behind; the signer is asked whether it can prove that."""
+    shutdown_due: bool = False
+    """Our shutdown leaves as soon as no commitment of ours is under way: no update_add_htlc may follow it."""
     closing_fee: Sat | None = None
     """A mutual close at this fee is with the signer."""
     stalled: str = ""
@@ -259,6 +264,13 @@ class Resend(Struct, frozen=True):
 
     revocation: bool
     commitment: bool
+
+
+class Claim(Struct, frozen=True):
+    """What the peer's channel_reestablish says about a commitment of ours that we do not know as revoked."""
+
+    number: int
+    secret: bytes
 
 
 class OfferWant(Struct, frozen=True):
@@ -287,6 +299,17 @@ class FeeWant(Struct, frozen=True):
 
 Want = OfferWant | FulfilWant | FailWant | FeeWant
 Update = UpdateAddHtlc | UpdateFulfillHtlc | UpdateFailHtlc | UpdateFailMalformedHtlc | UpdateFee
+
+
+def is_busy(committed: Committed, volatile: Volatile) -> bool:
+    """The signer owes us an answer, now or when it is back; until then the peer's messages wait."""
+    return (
+        committed.question is not None
+        or volatile.asking
+        or volatile.resend is not None
+        or volatile.claim is not None
+        or volatile.closing_fee is not None
+    )
 
 
 class State(Struct, frozen=True):

@@ -38,10 +38,10 @@ from node.channel.state import (
     FailWant,
     FeeWant,
     FulfilWant,
+    Lost,
     Normal,
     Offline,
     Online,
-    ShuttingDown,
     State,
 )
 from node.channel.turn import Turn
@@ -67,6 +67,7 @@ from protocol.wire.message import Message
 _T = TypeVar("_T")
 MAX_INBOX = 3000
 MAX_WANTS = 2000
+_REMOVALS = UpdateFulfillHtlc | UpdateFailHtlc | UpdateFailMalformedHtlc
 
 
 def step(state: State, event: Event, env: Env) -> Step:
@@ -94,17 +95,13 @@ def _guarded(turn: Turn, apply: Callable[[Turn, _T], None], what: _T) -> None:
 
 def _settle(turn: Turn) -> None:
     """What is due once the events are in: queued messages, our next commitment, the closing negotiation."""
-    while turn.v.inbox and not _busy(turn):
+    while turn.v.inbox and not turn.busy:
         message, *rest = turn.v.inbox
         turn.v = replace(turn.v, inbox=tuple(rest))
         _guarded(turn, _message, message)
+    closing.say_shutdown(turn)
     dance.maybe_commit(turn)
     closing.negotiate(turn)
-    closing.ask_for_commitment(turn)
-
-
-def _busy(turn: Turn) -> bool:
-    return turn.c.question is not None or turn.v.asking
 
 
 def _apply(turn: Turn, event: Event) -> None:
@@ -154,6 +151,8 @@ def _wish(turn: Turn, event: Offer | Fulfil | Fail | FeerateMoved) -> None:
                     raise CommandRefused(
                         "the peer is not connected", what_to_do="Wait until it is, or use another channel."
                     )
+                if updates.is_known_origin(turn, want.origin):
+                    return  # said twice: an origin is offered once
                 if len(turn.v.wants) >= MAX_WANTS:
                     raise CommandRefused("too many payments wait", what_to_do="Try again in a moment.")
             except CommandRefused as refusal:
@@ -169,8 +168,9 @@ def _wish(turn: Turn, event: Offer | Fulfil | Fail | FeerateMoved) -> None:
             keys = FailureKeys(Secret(row.um), Secret(row.ammag))
             dance.add_want(turn, FailWant(htlc_id, create(keys, failures.decode(failure))))
         case FeerateMoved(feerate_per_kw=rate):
-            if turn.c.params.holder_is_opener and isinstance(turn.c.phase, Normal | ShuttingDown):
-                turn.v = replace(turn.v, wants=(*turn.v.wants, FeeWant(rate)))
+            if turn.c.params.holder_is_opener and isinstance(turn.c.phase, Normal):
+                others = [want for want in turn.v.wants if not isinstance(want, FeeWant)]
+                turn.v = replace(turn.v, wants=(*others, FeeWant(rate)))
         case _:
             assert_never(event)
 
@@ -179,24 +179,26 @@ def _from_peer(turn: Turn, message: Message) -> None:
     """Messages wait while the signer has our question; a preimage is taken at once all the same."""
     if isinstance(turn.v.link, Offline):
         return  # we hung up on this connection
-    if not _busy(turn) and not turn.v.inbox:
+    if isinstance(message, Warning):
+        return
+    if isinstance(message, Error):
+        _error(turn, message)
+        return
+    if not turn.busy and not turn.v.inbox:
         _message(turn, message)
         return
     if len(turn.v.inbox) >= MAX_INBOX:
         raise PeerViolation("too many messages while we wait for our signer", clause="BOLT 2")
-    if isinstance(message, UpdateFulfillHtlc):
-        row = turn.htlcs.get((True, message.id))
-        if row is not None and updates.irrevocable(turn, row):
-            updates.learn_preimage(turn, row, message.payment_preimage.reveal())
+    if isinstance(message, UpdateFulfillHtlc) and not any(
+        isinstance(other, _REMOVALS) and other.id == message.id for other in turn.v.inbox
+    ):
+        updates.learn_early(turn, message)
     turn.v = replace(turn.v, inbox=(*turn.v.inbox, message))
 
 
 def _message(turn: Turn, message: Message) -> None:
     if isinstance(message, ChannelReestablish):
         reestablish.channel_reestablish(turn, message)
-        return
-    if isinstance(message, Error):
-        _error(turn, message)
         return
     if not isinstance(turn.v.link, Online):
         raise PeerViolation("a channel message before channel_reestablish", clause=reestablish.CLAUSE)
@@ -215,14 +217,17 @@ def _message(turn: Turn, message: Message) -> None:
             closing.shutdown(turn, message)
         case ClosingSigned():
             closing.closing_signed(turn, message)
-        case Warning():
-            pass
         case _:
             raise PeerViolation(f"{type(message).__name__} is not expected here", clause="BOLT 2")
 
 
 def _error(turn: Turn, message: Error) -> None:
-    """The peer failed the channel: it will not go on, so our commitment is published (BOLT 1, "error")."""
+    """The peer failed the channel: it will not go on, so our commitment is published (BOLT 1, "error").
+
+    Not where ours may be old: then this is the answer that we asked the peer for.
+    """
+    if isinstance(turn.c.phase, Lost):
+        return
     closing.force_close(turn, f"the peer sent an error: {printable(message.data)[:200]}")
 
 
@@ -234,6 +239,12 @@ def _ask_signer_again(turn: Turn) -> None:
         dance.ask_again(turn)
     elif (resend := turn.v.resend) is not None:
         turn.ask_signer(dance.resend_operations(turn.c, turn.htlcs, resend))
+    elif (claim := turn.v.claim) is not None:
+        reestablish.ask_about(turn, claim)
+    elif (fee := turn.v.closing_fee) is not None:
+        closing.ask_to_close(turn, fee)
+    else:
+        closing.ask_for_commitment(turn)
 
 
 def _resume(turn: Turn) -> None:

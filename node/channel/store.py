@@ -52,9 +52,10 @@ def changes(row_id: int, before: State, step: Step, event: str) -> Unit:
     committed, old, new = step.state.committed, before.htlcs, step.state.htlcs
     unit = put_header(row_id, committed)
     added, changed = [], []
+    dropped = {row.key for row in step.dropped if row.key in old}
     for key, row in new.items():
         was = old.get(key)
-        if was is None:
+        if was is None or (key in dropped and was is not row):  # the id was given to another offer at once
             added.append(_values(row_id, row))
         elif was is not row:
             changed.append(_update(row_id, row, done=0))
@@ -63,9 +64,8 @@ def changes(row_id: int, before: State, step: Step, event: str) -> Unit:
             changed.append(_update(row_id, row, done=1))
         else:  # begun and ended in one step: nothing before it was ever saved
             added.append((row_id, 1, *_values(row_id, row)[2:]))
-    dropped = [(row_id, row.offered, row.id) for row in step.dropped if row.key in old]
     if dropped:
-        unit.append((_DROP_HTLC, dropped))
+        unit.append((_DROP_HTLC, [(row_id, *key) for key in dropped]))
     if added:
         unit.append((_NEW_HTLC, added))
     if changed:

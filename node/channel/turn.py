@@ -19,6 +19,7 @@ from node.channel.state import (
     ShuttingDown,
     State,
     Volatile,
+    is_busy,
 )
 from protocol.bus.messages import channel as said
 from protocol.bus.messages.signer import Operation
@@ -68,6 +69,10 @@ class Turn:
         self.finished: list[Htlc] = []
         self.dropped: list[Htlc] = []
         self._save = Save.NONE
+
+    @property
+    def busy(self) -> bool:
+        return is_busy(self.c, self.v)
 
     def save(self, how: Save) -> None:
         self._save = max(self._save, how)

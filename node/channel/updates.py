@@ -5,6 +5,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
+from node.channel.content import commitment_params, content
 from node.channel.events import Save
 from node.channel.limits import MAX_HTLCS, Totals
 from node.channel.state import (
@@ -24,6 +25,8 @@ from node.channel.state import (
 )
 from node.channel.turn import Turn
 from protocol.amounts import FEERATE_FLOOR, FeeratePerKw, to_msat
+from protocol.bolt3.commitment import Side
+from protocol.bolt3.content import affords
 from protocol.bus.messages import channel as said
 from protocol.errors import CommandRefused, PeerViolation
 from protocol.hashes import sha256
@@ -56,9 +59,9 @@ def stage(turn: Turn, update: Update) -> None:
             row = _removable(turn, update.id)
             learn_preimage(turn, row, update.payment_preimage.reveal())
         case UpdateFailHtlc():
-            _removable(turn, update.id)
+            _failable(turn, update.id)
         case UpdateFailMalformedHtlc():
-            _removable(turn, update.id)
+            _failable(turn, update.id)
             if not update.failure_code & BADONION:
                 raise PeerViolation(
                     f"HTLC {update.id} was failed as malformed without BADONION", clause=REMOVING
@@ -100,6 +103,22 @@ def _removable(turn: Turn, htlc_id: int) -> Htlc:
     return row
 
 
+def _failable(turn: Turn, htlc_id: int) -> None:
+    """Once the peer showed the preimage, maybe on an older connection, it is paid and cannot fail the HTLC."""
+    if _removable(turn, htlc_id).preimage is not None:
+        raise PeerViolation(f"HTLC {htlc_id} is failed after it was fulfilled", clause=REMOVING)
+
+
+def learn_early(turn: Turn, update: UpdateFulfillHtlc) -> None:
+    """Takes the preimage of an update whose turn has not come; one that may not stand is judged in its turn."""
+    row = turn.htlcs.get((True, update.id))
+    if row is None or row.local_to is not None or not irrevocable(turn, row):
+        return
+    if any(not isinstance(s, UpdateAddHtlc | UpdateFee) and s.id == update.id for s in turn.v.staged):
+        return
+    learn_preimage(turn, row, update.payment_preimage.reveal())
+
+
 def irrevocable(turn: Turn, row: Htlc) -> bool:
     """In both commitments, with the states that lacked it revoked on both sides."""
     return (
@@ -132,9 +151,6 @@ def _check_fee(turn: Turn, update: UpdateFee) -> None:
 
 def cover_staged(turn: Turn, number: int) -> None:
     """The peer's commitment_signed covers what it sent: the updates enter our commitment `number`."""
-    adds = [update for update in turn.v.staged if isinstance(update, UpdateAddHtlc)]
-    if adds:
-        _check_limits(turn, adds)
     for update in turn.v.staged:
         match update:
             case UpdateAddHtlc():
@@ -170,27 +186,31 @@ def cover_staged(turn: Turn, number: int) -> None:
     turn.v = replace(turn.v, staged=())
 
 
-def _check_limits(turn: Turn, adds: list[UpdateAddHtlc]) -> None:
-    """What the peer adds must stay inside what we asked for at the open."""
-    ours = turn.c.params.holder
-    totals = Totals(turn.c, _standing_received(turn))
-    count = totals.received_count + len(adds)
-    amount = totals.received + sum(add.amount_msat for add in adds)
-    if count > min(ours.max_accepted_htlcs, MAX_HTLCS):
-        raise PeerViolation(f"{count} HTLCs at once, we accept {ours.max_accepted_htlcs}", clause=ADDING)
-    if amount > ours.max_in_flight:
-        raise PeerViolation(f"{amount} msat in flight, we accept {ours.max_in_flight}", clause=ADDING)
-    if turn.c.settled_remote - amount < to_msat(ours.reserve):
-        raise PeerViolation("the peer offers more than it has above its reserve", clause=ADDING)
+def check_commitment(turn: Turn, number: int) -> None:
+    """What the peer added must stay inside what we asked for at the open, in our commitment that it signs now.
 
-
-def _standing_received(turn: Turn) -> dict[tuple[bool, int], Htlc]:
-    """Received HTLCs that the peer may still count as there: those whose removal it does not have to know yet."""
-    return {
-        key: row
-        for key, row in turn.htlcs.items()
-        if not row.offered and (row.remote_to is None or row.remote_to > turn.c.remote_revoked)
-    }
+    Judged on that very commitment: what the peer wins in it, it may spend in it.
+    """
+    params, ours = turn.c.params, turn.c.params.holder
+    added = any(not row.offered and row.local_from == number for row in turn.htlcs.values())
+    fee_moved = any(step.local_from == number for step in turn.c.fees)
+    if not added and not fee_moved:
+        return
+    now = content(turn.c, turn.htlcs, Side.HOLDER, number)
+    if added:
+        received = [htlc.amount_msat for htlc in now.htlcs if not htlc.offered]
+        if len(received) > min(ours.max_accepted_htlcs, MAX_HTLCS):
+            raise PeerViolation(
+                f"{len(received)} HTLCs at once, we accept {ours.max_accepted_htlcs}", clause=ADDING
+            )
+        if sum(received) > ours.max_in_flight:
+            raise PeerViolation(
+                f"{sum(received)} msat in flight, we accept {ours.max_in_flight}", clause=ADDING
+            )
+        if now.to_other_msat < to_msat(ours.reserve):
+            raise PeerViolation("the peer offers more than it has above its reserve", clause=ADDING)
+    if not params.holder_is_opener and not affords(commitment_params(params), Side.HOLDER, now):
+        raise PeerViolation("the peer cannot pay the fee of the commitment that it signs", clause=FEES)
 
 
 def take_wants(turn: Turn, number: int) -> tuple[bool, tuple[int, ...]]:
@@ -211,17 +231,29 @@ def take_wants(turn: Turn, number: int) -> tuple[bool, tuple[int, ...]]:
                     taken = True
             case FailWant(htlc_id=htlc_id, reason=reason, code=code):
                 row = turn.htlcs.get((False, htlc_id))
-                if row is not None and row.remote_to is None and irrevocable(turn, row):
+                paid = row is None or row.preimage is not None  # a released preimage cannot be taken back
+                if row is not None and not paid and row.remote_to is None and irrevocable(turn, row):
                     turn.put(replace(row, remote_to=number, failure=reason, failure_code=code))
                     taken = True
             case FeeWant(feerate_per_kw=rate):
-                if turn.c.params.holder_is_opener and rate != turn.c.fees[-1].feerate_per_kw:
+                if _may_propose(turn, rate, totals):
+                    totals.raise_rate(rate)
                     turn.c.fees = (*turn.c.fees, FeeStep(rate, None, number))
                     taken = True
             case _:
                 assert_never(want)
     turn.v = replace(turn.v, wants=())
     return taken, tuple(release)
+
+
+def _may_propose(turn: Turn, rate: FeeratePerKw, totals: Totals) -> bool:
+    """A feerate that we could not pay, or that comes when the channel ends, is left for another time."""
+    return (
+        turn.c.params.holder_is_opener
+        and isinstance(turn.c.phase, Normal)
+        and rate != turn.c.fees[-1].feerate_per_kw
+        and totals.affords_rate(rate)
+    )
 
 
 def _offer(turn: Turn, want: OfferWant, totals: Totals, number: int) -> bool:
@@ -261,6 +293,12 @@ def check_may_offer(turn: Turn) -> None:
             raise CommandRefused("the channel is closing", what_to_do="Use or open another channel.")
         case _:
             assert_never(turn.c.phase)
+
+
+def is_known_origin(turn: Turn, origin: str) -> bool:
+    return any(row.origin == origin for row in turn.htlcs.values()) or any(
+        isinstance(want, OfferWant) and want.origin == origin for want in turn.v.wants
+    )
 
 
 def refuse(turn: Turn, origin: str, refusal: CommandRefused) -> None:

@@ -1,0 +1,230 @@
+"""`make demo`: the main job from nothing, with real processes, real consensus and real keys, in plain words."""
+
+import argparse
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from node.demo.stack import DemoFailed, Node, RpcRefused, Stack, wait_for
+
+FUNDS = 100_000_000
+CHANNEL = 1_000_000
+"""Small, so that a hundredth of it, the reserve, leaves bob able to pay 4,000 back out of 21,000 sat."""
+
+
+class Story:
+    """Prints each step with the time since the start, and a moving line while one takes long."""
+
+    def __init__(self) -> None:
+        self._begin = time.monotonic()
+        self._live = sys.stdout.isatty()
+
+    def say(self, text: str) -> None:
+        print(f"[{time.monotonic() - self._begin:5.1f} s] {text}", flush=True)
+
+    def wait(self, what: str, seen: Any, seconds: float = 60.0) -> Any:
+        began, shown = time.monotonic(), 0.0
+
+        def look() -> Any:
+            nonlocal shown
+            now = time.monotonic()
+            if now - began > 1 and now - shown > 1:
+                shown = now
+                if self._live:
+                    print(f"\r          … {what} ({now - began:.0f} s)", end="", flush=True)
+            return seen()
+
+        found = wait_for(what, look, seconds=seconds)
+        if self._live and shown:
+            print("\r" + " " * 78 + "\r", end="", flush=True)
+        return found
+
+
+def balance(node: Node) -> int:
+    return sum(channel["to_us_msat"] for channel in node.channels())
+
+
+def quiet(node: Node) -> bool:
+    return not any(channel["htlcs"] for channel in node.channels())
+
+
+def normal(node: Node) -> bool:
+    channels = node.channels()
+    return bool(channels) and all(
+        channel["state"] == "CHANNELD_NORMAL" and channel["peer_connected"] for channel in channels
+    )
+
+
+def pay(story: Story, payer: Node, payee: Node, sat: int, label: str) -> None:
+    invoice = payee.call("invoice", sat * 1000, label, f"demo: {label}")
+    began = time.perf_counter()
+    paid = payer.call("xpay", invoice["bolt11"])
+    took = (time.perf_counter() - began) * 1000
+    story.say(
+        f"{payer.name} paid {sat:,} sat to {payee.name} in {took:.0f} ms; "
+        f"the proof is the preimage {paid['payment_preimage'][:16]}…"
+    )
+
+
+def tell(story: Story, stack: Stack) -> None:
+    alice, bob = stack.nodes["alice"], stack.nodes["bob"]
+    story.say(
+        f"a Bitcoin regtest chain under Bitcoin Core's consensus code is at height {stack.chain.height}"
+    )
+    for node in (alice, bob):
+        story.say(
+            f"{node.name}: node {node.node_id[:20]}… listens on {node.address}; its keys are with lnp-signer,"
+        )
+        story.say(f"        process {node.signer.pid}; the daemon, process {node.daemon.pid}, holds none")
+
+    address = alice.call("newaddr")["bech32"]
+    stack.chain.fund(address, FUNDS)
+    stack.chain.mine(1)
+    story.wait(
+        "alice to see her coins",
+        lambda: [o for o in alice.call("listfunds")["outputs"] if o["status"] == "confirmed"],
+    )
+    story.say(f"alice has {FUNDS:,} sat on chain at {address}")
+
+    alice.call("connect", f"{bob.node_id}@{bob.address}")
+    story.say("alice and bob are connected (BOLT 8, static keys in the signers)")
+    opened = alice.call("fundchannel", bob.node_id, CHANNEL)
+    story.say(f"alice opened an anchors channel of {CHANNEL:,} sat: funding txid {opened['txid']}")
+    stack.chain.mine(3)
+    story.wait("the channel to be usable", lambda: normal(alice) and normal(bob))
+    story.say(f"the funding is 3 blocks deep at height {stack.chain.height}: the channel is open")
+
+    pay(story, alice, bob, 21_000, "coffee machine")
+    pay(story, bob, alice, 4_000, "change")
+    crash(story, stack)
+    close(story, stack)
+
+
+def crash(story: Story, stack: Stack) -> None:
+    """kill -9 in the middle of a payment: nothing is lost, nothing is paid twice."""
+    alice, bob = stack.nodes["alice"], stack.nodes["bob"]
+    wait_for("the last payment to settle", lambda: quiet(alice) and quiet(bob))
+    before = balance(alice), balance(bob)
+    invoice = bob.call("invoice", 10_000_000, "interrupted", "demo: interrupted")
+    paying = threading.Thread(target=_pay_into_the_crash, args=(alice, invoice["bolt11"]))
+    paying.start()
+    wait_for(
+        "the payment to be on its way",
+        lambda: (
+            any(channel["htlcs"] for channel in alice.channels()) or _outcome(alice, invoice) == "complete"
+        ),
+        seconds=20,
+    )
+    alice.daemon.kill()
+    paying.join()
+    story.say("alice's daemon was killed with -9 in the middle of a payment of 10,000 sat")
+    alice.start_daemon()
+    alice.wait_ready()
+    story.say(f"alice's daemon is back as process {alice.daemon.pid}")
+    story.wait("the channel to be reestablished", lambda: normal(alice) and normal(bob))
+    outcome = story.wait(
+        "the payment to reach its final state",
+        lambda: (
+            (state := _outcome(alice, invoice)) in ("complete", "failed", None) and (state or "never sent")
+        ),
+    )
+    moved = 10_000_000 if outcome == "complete" else 0
+    wait_for(
+        "the balances to settle",
+        lambda: (balance(alice), balance(bob)) == (before[0] - moved, before[1] + moved),
+    )
+    story.say(f"the interrupted payment is {outcome}; the balances add up to the millisatoshi")
+    if outcome != "complete":
+        pay(story, alice, bob, 10_000, "once more")
+
+
+def _pay_into_the_crash(node: Node, bolt11: str) -> None:
+    try:
+        node.call("xpay", bolt11)
+    except (OSError, RpcRefused):
+        pass  # the daemon died under the call, as it was meant to
+
+
+def _outcome(node: Node, invoice: dict[str, Any]) -> str | None:
+    pays = node.call("listpays", bolt11=invoice["bolt11"])["pays"]
+    return pays[0]["status"] if pays else None
+
+
+def close(story: Story, stack: Stack) -> None:
+    alice, bob = stack.nodes["alice"], stack.nodes["bob"]
+    (channel,) = alice.channels()
+    closed = alice.call("close", channel["channel_id"])
+    story.say(f"alice and bob closed the channel together ({closed['type']}): txid {closed['txid']}")
+    stack.chain.mine(1)
+    stack.settled_at(stack.chain.height)
+
+    def swept() -> bool:
+        return all(
+            any(output["txid"] == closed["txid"] and output["status"] == "confirmed" for output in outputs)
+            for outputs in (node.call("listfunds")["outputs"] for node in (alice, bob))
+        )
+
+    story.wait("both to have their money on chain", swept)
+    for node in (alice, bob):
+        total = sum(output["amount_msat"] for output in node.call("listfunds")["outputs"]) // 1000
+        story.say(f"{node.name} has {total:,} sat on chain at height {stack.chain.height}")
+
+
+def stay(story: Story, stack: Stack) -> None:
+    """On a terminal: a fresh channel, everything running, and what to try."""
+    alice, bob = stack.nodes["alice"], stack.nodes["bob"]
+    alice.call("fundchannel", bob.node_id, CHANNEL)
+    stack.chain.mine(3)
+    story.wait("a new channel to be usable", lambda: normal(alice) and normal(bob))
+    story.say("everything is still running, with a new channel. In another terminal try:")
+    for node in (alice, bob):
+        print(f"\n  # {node.name}")
+        print(f"  lnp --datadir {node.datadir} --network regtest getinfo")
+        print(f"  lnp --datadir {node.datadir} --network regtest listpeerchannels")
+    print(f"\n  lnp --datadir {bob.datadir} --network regtest invoice 1000sat tea 'a cup of tea'")
+    print(f"  lnp --datadir {alice.datadir} --network regtest xpay BOLT11\n")
+    print("Ctrl-C stops everything.", flush=True)
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    stopped.wait()
+    story.say("stopping")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description="Two nodes, two signers, one chain: open, pay, crash, close."
+    )
+    parser.add_argument("--keep", type=Path, help="use this folder and keep it (databases and logs)")
+    options = parser.parse_args()
+    folder = options.keep or Path(tempfile.mkdtemp(prefix="lnp-demo-"))
+    story = Story()
+    good = False
+    try:
+        with Stack(folder) as stack:
+            story.say("starting the chain, two nodes and two signers")
+            stack.start()
+            tell(story, stack)
+            good = True
+            if sys.stdin.isatty() and sys.stdout.isatty():
+                stay(story, stack)
+        story.say("done: every process is stopped")
+    except (DemoFailed, RpcRefused, OSError) as error:
+        print(f"\nThe demo failed: {error}\nLogs and databases are in {folder}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        story.say("stopped")
+        return 130
+    finally:
+        if good and options.keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
