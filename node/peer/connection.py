@@ -1,0 +1,124 @@
+"""A link and its session, joined: bytes in, events out, one write a turn, and bounds on what may wait."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from node.peer.events import Event
+from node.peer.limits import Budget, PeerLimits
+from node.peer.session import Session
+from protocol.transport import Link, LinkClosed
+
+_WATCH_FROM = 64 * 1024
+"""Bytes waiting from which it is worth a task to see whether the peer takes them."""
+
+OnEvent = Callable[["Connection", Event], None]
+Run = Callable[[Coroutine[Any, Any, Any]], object]
+
+
+class Connection:
+    """Owned by the peer service, which hears every event through `on_event` and calls `close` at the end."""
+
+    def __init__(
+        self,
+        link: Link,
+        session: Session,
+        *,
+        number: int,
+        outbound: bool,
+        address: str,
+        limits: PeerLimits,
+        clock: Callable[[], float],
+        run: Run,
+        on_event: OnEvent,
+        on_lost: Callable[["Connection", str], None],
+    ) -> None:
+        self.session = session
+        self.number = number
+        self.outbound = outbound
+        self.address = address
+        self.opened = clock()
+        self.node_id: bytes | None = None
+        self.features = b""
+        self.ready = False
+        self.why_closed: str | None = None
+        self.outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when both sides sent init, or when the connection is over before that."""
+        self._link = link
+        self._limits = limits
+        self._clock = clock
+        self._run = run
+        self._on_event = on_event
+        self._on_lost = on_lost
+        self._received = Budget(
+            rate=limits.receive_bytes_per_second, burst=limits.receive_burst, now=self.opened
+        )
+        self._paused = False
+        self._waiting = 0
+        self._watched = False
+
+    def start(self) -> None:
+        self._link.start(self._on_data, self._lost)
+        self.flush()
+
+    def _on_data(self, data: bytes) -> None:
+        now = self._clock()
+        if not self._received.spend(len(data), now) and not self._paused:
+            self._paused = True
+            self._link.pause_reading()
+        self.perform(self.session.receive(data, now))
+
+    def perform(self, events: list[Event]) -> None:
+        for event in events:
+            if self.why_closed is not None:
+                return
+            self._on_event(self, event)
+        self.flush()
+
+    def flush(self) -> None:
+        """Everything that the session has to say, in one piece."""
+        output = self.session.take_output()
+        if not output or self.why_closed is not None:
+            return
+        self._link.send(output)
+        self._waiting += len(output)
+        if self._waiting > self._limits.unread_bytes:
+            self._lost("the peer does not read what we send")
+        elif self._waiting > _WATCH_FROM and not self._watched:
+            self._watched = True
+            self._run(self._watch())
+
+    async def _watch(self) -> None:
+        """Runs while the peer may be behind, to know how much waits for it."""
+        try:
+            while self._waiting > _WATCH_FROM:
+                handed_over = self._waiting
+                await self._link.drain()
+                self._waiting -= handed_over
+        except LinkClosed:
+            pass
+        finally:
+            self._watched = False
+
+    def tick(self, now: float) -> None:
+        if self._paused and not self._received.is_overdrawn(now):
+            self._paused = False
+            self._link.resume_reading()
+        self.perform(self.session.tick(now))
+
+    def _lost(self, reason: str) -> None:
+        if self.why_closed is None:
+            self._on_lost(self, reason)
+
+    def close(self, reason: str) -> None:
+        """Sends what waits and closes. The session is over at once; the link may need a moment."""
+        if self.why_closed is not None:
+            return
+        output = self.session.take_output()
+        self.why_closed = reason
+        self.session.end(reason)
+        if output:
+            self._link.send(output)
+        self._link.close(reason)
+        if not self.outcome.done():
+            self.outcome.set_result(None)
