@@ -1,0 +1,106 @@
+"""What the final node decides about incoming HTLCs (BOLT 4, "Failure Messages" and "Basic Multi-Part Payments").
+
+Pure: the shell supplies height and time, keeps one `HtlcSet` an invoice and says the decisions. Every reason
+that could tell a prober something gives the same `incorrect_or_unknown_payment_details`.
+"""
+
+from msgspec import Struct
+
+from protocol.amounts import BlockHeight, Msat
+from protocol.bolt4 import payload as payloads
+from protocol.bolt4.failure import (
+    Failure,
+    FinalIncorrectCltvExpiry,
+    FinalIncorrectHtlcAmount,
+    IncorrectOrUnknownPaymentDetails,
+    InvalidOnionPayload,
+)
+from protocol.bolt4.payload import FinalPayload
+from protocol.bolt4.sphinx import InvalidOnionPayload as BadPayload
+from protocol.bus.messages.channel import HtlcReceived
+
+MIN_FINAL_CLTV_EXPIRY = 18
+"""The least that our invoices ask for, and so the fewest blocks that we accept to have left."""
+MPP_SECONDS = 60.0
+HtlcKey = tuple[bytes, int]
+"""Channel id and HTLC id."""
+
+
+class Expected(Struct, frozen=True):
+    """The part of one of our unpaid invoices that an HTLC is held against."""
+
+    payment_hash: bytes
+    payment_secret: bytes
+    amount_msat: Msat | None
+    expires_at: int
+
+
+def details_failure(htlc: HtlcReceived, height: BlockHeight) -> Failure:
+    return IncorrectOrUnknownPaymentDetails(htlc.amount_msat, height)
+
+
+def read_final(htlc: HtlcReceived) -> FinalPayload | Failure:
+    """The payload, held against the HTLC that brought it: the last hop may have changed amount or expiry."""
+    try:
+        final = payloads.decode_final(htlc.payload)
+    except BadPayload as error:
+        return InvalidOnionPayload(error.tlv_type, error.offset)
+    if htlc.cltv_expiry < final.outgoing_cltv_value:
+        return FinalIncorrectCltvExpiry(BlockHeight(htlc.cltv_expiry))
+    if htlc.amount_msat < final.amt_to_forward:
+        return FinalIncorrectHtlcAmount(htlc.amount_msat)
+    return final
+
+
+def judge(
+    htlc: HtlcReceived, final: FinalPayload, expected: Expected | None, *, height: BlockHeight, now: float
+) -> Failure | None:
+    """None when the HTLC may count towards the invoice."""
+    acceptable = (
+        expected is not None
+        and final.payment_secret == expected.payment_secret
+        and expected.expires_at > now
+        and _is_amount_right(final.total_msat, expected.amount_msat)
+        and htlc.cltv_expiry >= height + MIN_FINAL_CLTV_EXPIRY
+    )
+    return None if acceptable else details_failure(htlc, height)
+
+
+def _is_amount_right(total: Msat, asked: Msat | None) -> bool:
+    """At least the amount, and at most twice: a payer may blur the amount, but not lose a fortune by a slip."""
+    return total > 0 if asked is None else asked <= total <= 2 * asked
+
+
+class HtlcSet:
+    """The HTLCs that pay one invoice together. All are fulfilled or none.
+
+    Once it is `claiming` it takes no HTLC more: the second payer of an invoice gets the money back. A `resumed`
+    set was claiming before a restart. Its preimage may be out, so what is said again is fulfilled again.
+    """
+
+    def __init__(self, total_msat: Msat, *, resumed: bool = False) -> None:
+        self.total_msat = total_msat
+        self.parts: dict[HtlcKey, HtlcReceived] = {}
+        self.claiming = resumed
+        self.resumed = resumed
+        self.was_fulfilled = False
+
+    @property
+    def received_msat(self) -> Msat:
+        return Msat(sum(part.amount_msat for part in self.parts.values()))
+
+    def takes(self, final: FinalPayload) -> bool:
+        return self.resumed or (not self.claiming and final.total_msat == self.total_msat)
+
+    def add(self, htlc: HtlcReceived) -> bool:
+        """Whether the set is complete now, and so to be claimed."""
+        self.parts[htlc.channel_id, htlc.htlc_id] = htlc
+        if not self.claiming and self.received_msat >= self.total_msat:
+            self.claiming = True
+        return self.claiming
+
+    def resolved(self, key: HtlcKey, *, fulfilled: bool) -> bool:
+        """Whether the last of the parts that we know is gone now."""
+        self.parts.pop(key, None)
+        self.was_fulfilled |= fulfilled
+        return not self.parts

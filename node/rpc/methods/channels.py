@@ -1,0 +1,209 @@
+"""fundchannel, close, listpeerchannels."""
+
+from typing import Any
+
+from node.rpc.methods import ask, fees
+from node.rpc.params import (
+    REQUIRED,
+    Arguments,
+    Param,
+    boolean,
+    feerate,
+    hex_bytes,
+    ignored,
+    integer,
+    msat,
+    node_id,
+    not_offered,
+    sat_or_all,
+    short_channel_id,
+    text,
+)
+from node.rpc.table import Context, Method, Result
+from protocol.amounts import Msat, ShortChannelId, format_scid
+from protocol.bitcoin.transaction import txid_hex
+from protocol.bus.messages.channel import ChannelClosed, ChannelFunded, ChannelInfo, CloseChannel, FundChannel
+
+STATIC_REMOTEKEY, ANCHORS = 12, 22
+FUNDING_SECONDS = 600.0
+MORE_SECONDS = 120.0
+
+
+async def fundchannel(context: Context, arguments: Arguments) -> Result:
+    request = FundChannel(
+        peer=arguments["id"],
+        amount=arguments["amount"],
+        feerate_per_kw=await fees.resolve(context, arguments["feerate"]),
+        push_msat=arguments["push_msat"],
+        anchors=arguments["channel_type"],
+        minconf=arguments["minconf"],
+    )
+    funded: ChannelFunded = await context.bus.request("channel", request, deadline=FUNDING_SECONDS)
+    return {
+        "tx": funded.tx.hex(),
+        "txid": txid_hex(funded.txid),
+        "outnum": funded.outnum,
+        "channel_id": funded.channel_id.hex(),
+        "channel_type": channel_type_object(anchors=request.anchors),
+    }
+
+
+async def close(context: Context, arguments: Arguments) -> Result:
+    timeout = arguments["unilateraltimeout"]
+    request = CloseChannel(arguments["id"], timeout)
+    closed: ChannelClosed = await context.bus.request(
+        "channel", request, deadline=(timeout or CloseChannel("").unilateral_timeout) + MORE_SECONDS
+    )
+    result: Result = {"type": closed.kind}
+    if closed.tx:
+        tx, txid = closed.tx.hex(), txid_hex(closed.txid)
+        result.update(tx=tx, txid=txid, txs=[tx], txids=[txid])
+    return result
+
+
+async def listpeerchannels(context: Context, arguments: Arguments) -> Result:
+    found = await ask.channels(context, arguments["id"])
+    scid, channel_id = arguments["short_channel_id"], arguments["channel_id"]
+    return {
+        "channels": [
+            channel_object(channel, context.facts.node_id)
+            for channel in found
+            if scid in (None, channel.short_channel_id, channel.alias_local)
+            and channel_id in (None, channel.channel_id)
+        ]
+    }
+
+
+def channel_object(channel: ChannelInfo, our_node_id: bytes) -> dict[str, Any]:
+    result: dict[str, Any] = {
+        "peer_id": channel.peer.hex(),
+        "peer_connected": channel.peer_connected,
+        "reestablished": channel.reestablished,
+        "channel_type": channel_type_object(anchors=channel.anchors),
+        "feerate": {"perkw": channel.feerate_per_kw, "perkb": channel.feerate_per_kw * 4},
+        "state": channel.state,
+        "channel_id": channel.channel_id.hex(),
+        "funding_txid": txid_hex(channel.funding_txid),
+        "funding_outnum": channel.funding_outnum,
+        "close_to": channel.close_to.hex(),
+        "private": True,
+        "opener": "local" if channel.opener_is_us else "remote",
+        "features": ["option_static_remotekey", *(["option_anchors"] if channel.anchors else [])],
+        "to_us_msat": channel.to_us_msat,
+        "min_to_us_msat": channel.min_to_us_msat,
+        "max_to_us_msat": channel.max_to_us_msat,
+        "total_msat": channel.capacity * 1000,
+        "dust_limit_msat": channel.dust_limit * 1000,
+        "our_max_htlc_value_in_flight_msat": channel.max_in_flight_msat,
+        "their_reserve_msat": channel.their_reserve * 1000,
+        "our_reserve_msat": channel.our_reserve * 1000,
+        "spendable_msat": channel.spendable_msat,
+        "receivable_msat": channel.receivable_msat,
+        "minimum_htlc_in_msat": channel.minimum_htlc_in_msat,
+        "their_to_self_delay": channel.their_to_self_delay,
+        "our_to_self_delay": channel.our_to_self_delay,
+        "max_accepted_htlcs": channel.max_accepted_htlcs,
+        "status": [channel.why] if channel.why else [],
+        "htlcs": [
+            {
+                "direction": "out" if htlc.offered else "in",
+                "id": htlc.id,
+                "amount_msat": htlc.amount_msat,
+                "expiry": htlc.cltv_expiry,
+                "payment_hash": htlc.payment_hash.hex(),
+                "state": htlc.state,
+            }
+            for htlc in channel.htlcs
+        ],
+    }
+    if channel.short_channel_id is not None:
+        result["short_channel_id"] = format_scid(ShortChannelId(channel.short_channel_id))
+        result["direction"] = 0 if our_node_id < channel.peer else 1
+    if channel.closer is not None:
+        result["closer"] = channel.closer
+    alias = {
+        side: format_scid(ShortChannelId(value))
+        for side, value in (("local", channel.alias_local), ("remote", channel.alias_remote))
+        if value is not None
+    }
+    if alias:
+        result["alias"] = alias
+    return result
+
+
+def channel_type_object(*, anchors: bool) -> dict[str, Any]:
+    if anchors:
+        return {"bits": [STATIC_REMOTEKEY, ANCHORS], "names": ["static_remotekey/even", "anchors/even"]}
+    return {"bits": [STATIC_REMOTEKEY], "names": ["static_remotekey/even"]}
+
+
+def channel_type(value: Any) -> bool:
+    """Whether anchors are asked for."""
+    if value in ([STATIC_REMOTEKEY, ANCHORS], [STATIC_REMOTEKEY]):
+        return bool(ANCHORS in value)
+    raise ValueError(f"should be [{STATIC_REMOTEKEY}, {ANCHORS}] (anchors) or [{STATIC_REMOTEKEY}]")
+
+
+def selector(value: Any) -> str:
+    """A peer id, a channel id, or a short channel id."""
+    name = text(value)
+    for kind in (node_id, hex_bytes(32), short_channel_id):
+        try:
+            kind(name)
+        except ValueError:
+            continue
+        return name.lower()
+    raise ValueError("should be a peer id, a channel id, or a short channel id")
+
+
+# Hot can only pay cold: where closes pay to is fixed when the channel is opened.
+_COLD_ONLY = not_offered("closes pay to the signer's cold descriptor only")
+METHODS = (
+    Method(
+        "fundchannel",
+        (
+            Param("id", node_id, REQUIRED),
+            Param("amount", sat_or_all, REQUIRED),
+            Param("feerate", feerate, None),
+            Param("announce", ignored, None),
+            Param("minconf", integer(0, 1000), 1),
+            Param("push_msat", msat, Msat(0)),
+            Param("close_to", _COLD_ONLY, None),
+            Param("request_amt", not_offered("liquidity ads are not offered"), None),
+            Param("compact_lease", not_offered("liquidity ads are not offered"), None),
+            Param("utxos", not_offered("the wallet chooses the coins"), None),
+            Param("mindepth", not_offered("the peer says how deep"), None),
+            Param("reserve", not_offered("the reserve is 1% of the channel"), None),
+            Param("channel_type", channel_type, True),
+        ),
+        fundchannel,
+        "Open a channel with a connected peer; amount in satoshi, or all.",
+        "channels",
+    ),
+    Method(
+        "close",
+        (
+            Param("id", selector, REQUIRED),
+            Param("unilateraltimeout", integer(0, 10_000_000), CloseChannel("").unilateral_timeout),
+            Param("destination", _COLD_ONLY, None),
+            Param("fee_negotiation_step", ignored, None),
+            Param("wrong_funding", not_offered("only the agreed funding is closed"), None),
+            Param("force_lease_closed", boolean, False),
+            Param("feerange", not_offered("the range follows the channel's own rules"), None),
+        ),
+        close,
+        "Close a channel; after unilateraltimeout seconds without agreement, alone (0: never).",
+        "channels",
+    ),
+    Method(
+        "listpeerchannels",
+        (
+            Param("id", node_id, None),
+            Param("short_channel_id", short_channel_id, None),
+            Param("channel_id", hex_bytes(32), None),
+        ),
+        listpeerchannels,
+        "Our channels: balances, limits, state and HTLCs.",
+        "channels",
+    ),
+)

@@ -1,0 +1,138 @@
+"""The RPC gateway: a unix socket that speaks the Core Lightning dialect, and asks the services on the bus."""
+
+import asyncio
+import contextlib
+import difflib
+import os
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import structlog
+
+from node.rpc.catalogue import METHODS
+from node.rpc.connection import Connection
+from node.rpc.errors import OUTCOME_UNKNOWN, Code, RpcError
+from node.rpc.params import bind
+from node.rpc.table import Context, Method, NodeFacts
+from protocol.bus.bus import Bus, OutcomeUnknown
+from protocol.bus.service import Service
+from protocol.errors import CommandRefused
+
+log = structlog.get_logger()
+SOCKET_NAME = "lightning-rpc"
+
+
+class RpcService(Service):
+    """`directory` is that of the network; `stop_node` is called once the answer to `stop` was written."""
+
+    name: ClassVar[str] = "rpc"
+
+    def __init__(self, bus: Bus, *, directory: Path, facts: NodeFacts, stop_node: Callable[[], None]) -> None:
+        super().__init__(bus)
+        self.path = directory / SOCKET_NAME
+        self._context = Context(bus, facts, METHODS, stop_node)
+        self._connections: set[Connection] = set()
+        self._server: asyncio.AbstractServer | None = None
+
+    async def start(self) -> None:
+        listening = _listen(self.path)
+        self._server = await asyncio.get_running_loop().create_unix_server(self._connection, sock=listening)
+        await super().start()
+        log.info("rpc_ready", socket=str(self.path))
+
+    async def stop(self) -> None:
+        """Takes no more requests, ends those that run, and hangs up."""
+        if self._server is not None:
+            self._server.close()
+        await super().stop()
+        for connection in tuple(self._connections):
+            connection.close()
+        self.path.unlink(missing_ok=True)
+
+    async def answer(self, request: dict[str, Any]) -> Any:
+        """The result of one request, or RpcError."""
+        method = self._method(request.get("method"))
+        arguments = bind(method.name, method.params, request.get("params"))
+        try:
+            result = await method.handler(self._context, arguments)
+        except CommandRefused as error:
+            raise RpcError(error.code, str(error)) from error
+        except OutcomeUnknown as error:
+            raise RpcError(Code.GENERIC, str(error), OUTCOME_UNKNOWN) from error
+        except RpcError:
+            raise
+        except Exception as error:
+            log.error("bug", service=self.name, method=method.name, error=repr(error), exc_info=True)
+            raise RpcError(
+                Code.INTERNAL,
+                f"{method.name} failed on a bug of ours ({error!r}): look in the log, and report it",
+            ) from error
+        wanted = request.get("filter")
+        return result if wanted is None else keep(result, wanted)
+
+    def _method(self, name: object) -> Method:
+        method = METHODS.get(name) if isinstance(name, str) else None
+        if method is None:
+            near = difflib.get_close_matches(str(name), METHODS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else "`help` lists all."
+            raise RpcError(Code.METHOD_NOT_FOUND, f"unknown command {str(name)[:80]!r}: {hint}")
+        return method
+
+    def _connection(self) -> Connection:
+        return Connection(
+            self.answer,
+            run=self.run,
+            ends_with_caller=_only_watches,
+            opened=self._connections.add,
+            closed=self._connections.discard,
+        )
+
+
+def _only_watches(request: dict[str, Any]) -> bool:
+    name = request.get("method")
+    method = METHODS.get(name) if isinstance(name, str) else None
+    return method is not None and method.waits
+
+
+def keep(result: Any, wanted: Any) -> Any:
+    """The part of a result that the caller's `filter` names: objects by key, lists by the pattern of an item."""
+    if isinstance(wanted, dict) and isinstance(result, dict):
+        return {key: keep(result[key], inner) for key, inner in wanted.items() if key in result}
+    if isinstance(wanted, list) and len(wanted) == 1 and isinstance(result, list):
+        return [keep(item, wanted[0]) for item in result]
+    if wanted is True:
+        return result
+    raise RpcError(Code.INVALID_PARAMS, "filter: use true, {key: …} for objects, and a list of one for lists")
+
+
+def _listen(path: Path) -> socket.socket:
+    """Only our own user may connect, from the first moment on. What an earlier run left is replaced: the lock on
+    the database says that it is dead."""
+    path.unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        with _short_name(path) as name:
+            listening.bind(name)
+    except OSError:
+        listening.close()
+        raise
+    finally:
+        os.umask(before)
+    listening.setblocking(False)
+    return listening
+
+
+@contextlib.contextmanager
+def _short_name(path: Path) -> Iterator[str]:
+    """A socket's name has some 100 bytes; a longer path is reached by way of its open directory."""
+    if len(os.fsencode(path)) < 100:
+        yield str(path)
+        return
+    directory = os.open(path.parent, os.O_DIRECTORY | os.O_RDONLY)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)

@@ -1,0 +1,122 @@
+"""What a payer decides, without any service."""
+
+import pytest
+
+from node.payments import send
+from node.payments.send import PayCode
+from protocol.amounts import BlockHeight, Msat
+from protocol.bolt4 import failure, failure_onion, payload, sphinx
+from protocol.bolt4.failure import FailureCode, IncorrectOrUnknownPaymentDetails, MppTimeout
+from protocol.errors import CommandRefused
+from protocol.hashes import sha256
+from protocol.secret import Secret
+from tests.node.payments.support import (
+    HEIGHT,
+    NOW,
+    OUR_ID,
+    OUR_KEY,
+    PAYEE_ID,
+    PAYEE_KEY,
+    PREIMAGE,
+    SECRET,
+    invoice_text,
+)
+
+SESSION = Secret(b"\x77" * 32)
+
+
+def read(text: str):
+    return send.read_invoice(text, prefix="bcrt")
+
+
+def test_onion_tells_the_payee_amount_expiry_secret_and_total():
+    invoice = read(invoice_text())
+    hop = send.build_hop(invoice, Msat(10_000), height=HEIGHT, session_key=SESSION)
+    peeled = sphinx.peel(PAYEE_KEY, hop.onion, sha256(PREIMAGE))
+    final = payload.decode_final(peeled.payload)
+    assert peeled.next_packet is None
+    assert final == payload.FinalPayload(Msat(10_000), hop.cltv_expiry, SECRET, Msat(10_000))
+    assert hop.cltv_expiry == HEIGHT + 18 + send.BLOCKS_OF_PATIENCE
+
+
+def test_secrets_of_an_earlier_run_are_found_again_from_the_session_key():
+    hop = send.build_hop(read(invoice_text()), Msat(10_000), height=HEIGHT, session_key=SESSION)
+    assert send.shared_secrets_again(SESSION, PAYEE_ID) == hop.shared_secrets
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "sentence"),
+    [
+        (invoice_text(amount=None), None, "leaves the amount open"),
+        (invoice_text(amount=None), 0, "amount of 0"),
+        (invoice_text(amount=10_000), 9_999, "asks for 10000 msat"),
+    ],
+)
+def test_amount_that_does_not_fit_the_invoice_is_refused(text: str, asked: int | None, sentence: str):
+    with pytest.raises(CommandRefused, match=sentence) as refused:
+        send.amount_to_pay(read(text), asked)
+    assert refused.value.code == PayCode.INVALID_PARAMETER
+
+
+def test_amount_is_the_invoices_or_the_one_given_where_it_is_open():
+    assert send.amount_to_pay(read(invoice_text(amount=10_000)), None) == 10_000
+    assert send.amount_to_pay(read(invoice_text(amount=10_000)), Msat(10_000)) == 10_000
+    assert send.amount_to_pay(read(invoice_text(amount=None)), Msat(7)) == 7
+
+
+def test_invoice_of_another_chain_is_refused():
+    with pytest.raises(CommandRefused) as refused:
+        read(invoice_text(prefix="tb"))
+    assert refused.value.code == PayCode.INVALID_PARAMETER
+    assert "testnet" in str(refused.value)
+
+
+def test_expired_invoice_is_refused_with_code_207():
+    invoice = read(invoice_text(expiry=60))
+    send.check_payable(invoice, our_node_id=OUR_ID, now=NOW + 59)
+    with pytest.raises(CommandRefused) as refused:
+        send.check_payable(invoice, our_node_id=OUR_ID, now=NOW + 60)
+    assert refused.value.code == PayCode.EXPIRED
+
+
+def test_own_invoice_is_refused():
+    with pytest.raises(CommandRefused, match="our own"):
+        send.check_payable(read(invoice_text(OUR_KEY)), our_node_id=OUR_ID, now=NOW)
+
+
+def test_permanent_failure_of_the_payee_is_code_203_and_says_what_to_do():
+    secret = Secret(b"\x01" * 32)
+    reason = failure_onion.create(secret, IncorrectOrUnknownPaymentDetails(Msat(10_000), BlockHeight(500)))
+    refusal = send.read_failure(reason, None, (secret,))
+    assert refusal.code == PayCode.REFUSED_BY_PAYEE
+    assert "incorrect_or_unknown_payment_details" in refusal.sentence
+    assert refusal.what_to_do == "Ask for a new invoice."
+
+
+def test_passing_failure_is_not_called_permanent():
+    secret = Secret(b"\x01" * 32)
+    refusal = send.read_failure(failure_onion.create(secret, MppTimeout()), None, (secret,))
+    assert refusal.code == PayCode.OTHER
+    assert refusal.what_to_do == "Try again."
+
+
+def test_failure_that_nobody_signed_is_code_202():
+    assert send.read_failure(bytes(292), None, (Secret(b"\x01" * 32),)).code == PayCode.UNREADABLE_FAILURE
+    assert send.read_failure(b"", None, (Secret(b"\x01" * 32),)).code == PayCode.UNREADABLE_FAILURE
+
+
+def test_malformed_onion_is_told_by_its_code():
+    refusal = send.read_failure(bytes(32), FailureCode.INVALID_ONION_HMAC, (Secret(b"\x01" * 32),))
+    assert "invalid_onion_hmac" in refusal.sentence
+    without_badonion = send.read_failure(bytes(32), FailureCode.MPP_TIMEOUT, (Secret(b"\x01" * 32),))
+    assert without_badonion.code == PayCode.UNREADABLE_FAILURE
+
+
+@pytest.mark.parametrize("code", list(FailureCode))
+def test_every_failure_has_a_sentence_and_a_next_step(code: FailureCode):
+    secret = Secret(b"\x01" * 32)
+    refusal = send.read_failure(
+        failure_onion.create(secret, failure.decode(code.to_bytes(2, "big") + bytes(64))), None, (secret,)
+    )
+    assert refusal.sentence.endswith(f"({code.name.lower()})")
+    assert refusal.what_to_do.endswith(".")
