@@ -322,15 +322,20 @@ class ChannelService(Service):
     @handles(said.LiveOrigins)
     def live_origins(self, _request: said.LiveOrigins) -> said.Origins:
         """What became of every HTLC that we offered for somebody, live and settled."""
-        found: list[tuple[str, str, bytes | None, bytes | None]] = []
-        for origin, preimage, failure, _code, done in store.origins(self._writer):
+        found: list[tuple[str, str, bytes | None, bytes | None, int | None]] = []
+        for origin, preimage, failure, code, done in store.origins(self._writer):
             if preimage is not None:
-                found.append((origin, "fulfilled", preimage, None))
+                found.append((origin, "fulfilled", preimage, None, None))
             elif done:
-                found.append((origin, "failed", None, failure))
+                found.append((origin, "failed", None, failure, code))
             else:
-                found.append((origin, "pending", None, None))
+                found.append((origin, "pending", None, None, None))
         return said.Origins(tuple(found))
+
+    @handles(said.SettledReceived)
+    def settled_received(self, request: said.SettledReceived) -> said.Settled:
+        found = ((h, store.settled_received(self._writer, h)) for h in request.payment_hashes)
+        return said.Settled(tuple((h, amount) for h, amount in found if amount))
 
     # The chain.
 

@@ -9,6 +9,7 @@ import msgspec
 from node.channel.events import Step
 from node.channel.state import Closed, Committed, Htlc, State, Volatile
 from node.channel.turn import cln_state
+from protocol.amounts import Msat
 
 Unit = list[tuple[str, Sequence[tuple[Any, ...]]]]
 
@@ -160,3 +161,13 @@ def origins(reader: Reader) -> list[tuple[str, bytes | None, bytes | None, int |
         " WHERE offered = 1 AND origin IS NOT NULL"
     )
     return [(origin, preimage, failure, code, done) for origin, preimage, failure, code, done in rows]
+
+
+def settled_received(reader: Reader, payment_hash: bytes) -> Msat:
+    """What came in for good under this hash."""
+    ((amount,),) = reader.read(
+        "SELECT coalesce(sum(amount_msat), 0) FROM htlcs"
+        " WHERE payment_hash = ? AND offered = 0 AND done = 1 AND preimage IS NOT NULL",
+        (payment_hash,),
+    )
+    return Msat(amount)

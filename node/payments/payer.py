@@ -193,7 +193,9 @@ class Payer:
                 case Settle():
                     self.fulfilled(HtlcFulfilled(outcome.origin, b"", 0, outcome.preimage))
                 case GaveBack():
-                    self.failed(HtlcFailed(outcome.origin, b"", 0, outcome.reason or b""))
+                    self.failed(
+                        HtlcFailed(outcome.origin, b"", 0, outcome.reason or b"", outcome.malformed_code)
+                    )
                 case NeverSent():
                     self._end_attempt(outcome.origin, "failed", "never sent")
                     self._fail(live, _never_sent())

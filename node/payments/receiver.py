@@ -18,7 +18,7 @@ from protocol.amounts import BlockHeight, Msat
 from protocol.bolt4 import failure as failures
 from protocol.bolt4.failure import Failure, MppTimeout, UnknownNextPeer
 from protocol.bolt4.payload import FinalPayload
-from protocol.bus.messages.channel import FailHtlc, FulfilHtlc, HtlcReceived, HtlcResolved
+from protocol.bus.messages.channel import FailHtlc, FulfilHtlc, HtlcReceived, HtlcResolved, Settled
 from protocol.bus.messages.payments import CreateInvoice, InvoiceRow, Invoices, ListInvoices
 from protocol.bus.messages.signer import InvoiceMade, MakeInvoice
 from protocol.errors import CommandRefused
@@ -65,6 +65,18 @@ class Receiver:
             self._open[invoice.payment_hash] = invoice
             if invoice.status == CLAIMING:
                 self._sets[invoice.payment_hash] = HtlcSet(invoice.received_msat or Msat(0), resumed=True)
+
+    def claiming(self) -> tuple[bytes, ...]:
+        """Invoices whose fulfilment was decided and whose end we did not see."""
+        return tuple(h for h, invoice in self._open.items() if invoice.status == CLAIMING)
+
+    def settled_before(self, settled: Settled) -> None:
+        """The channel had settled these before a crash kept us from saving that we were paid."""
+        for payment_hash, amount in settled.amounts:
+            invoice = self._open.get(payment_hash)
+            if invoice is not None and amount >= (invoice.received_msat or 1):
+                self._sets.pop(payment_hash, None)
+                self._paid(invoice)
 
     def forget_expired(self) -> None:
         """Called now and then. The rows stay; only nobody can pay them any more."""

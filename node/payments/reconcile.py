@@ -26,6 +26,7 @@ class Settle(Struct, frozen=True):
 class GaveBack(Struct, frozen=True):
     origin: str
     reason: bytes | None
+    malformed_code: int | None = None
 
 
 class NeverSent(Struct, frozen=True):
@@ -39,18 +40,18 @@ Outcome = Keep | Settle | GaveBack | NeverSent
 
 def reconcile(pending: Iterable[str], origins: Origins) -> list[Outcome]:
     """One outcome for each pending origin, in order."""
-    known = {origin: (state, preimage, reason) for origin, state, preimage, reason in origins.origins}
+    known = {found[0]: found for found in origins.origins}
     return [_outcome(origin, known.get(origin)) for origin in pending]
 
 
-def _outcome(origin: str, found: tuple[str, bytes | None, bytes | None] | None) -> Outcome:
+def _outcome(origin: str, found: tuple[str, str, bytes | None, bytes | None, int | None] | None) -> Outcome:
     if found is None:
         return NeverSent(origin)
-    state, preimage, reason = found
+    _, state, preimage, reason, malformed_code = found
     if state == "fulfilled" and preimage is not None:
         return Settle(origin, preimage)
     if state == "failed":
-        return GaveBack(origin, reason)
+        return GaveBack(origin, reason, malformed_code)
     # Anything else is not known to be over. To wait is the answer that never pays twice.
     return Keep(origin)
 

@@ -28,6 +28,8 @@ from protocol.bus.messages.channel import (
     ListChannels,
     LiveOrigins,
     Origins,
+    Settled,
+    SettledReceived,
 )
 from protocol.bus.messages.payments import (
     CreateInvoice,
@@ -117,6 +119,9 @@ class PaymentService(Service):
         if pending:
             origins: Origins = await self.bus.request("channel", LiveOrigins())
             self._payer.settle(reconcile(pending, origins))
+        if claiming := self._receiver.claiming():
+            settled: Settled = await self.bus.request("channel", SettledReceived(claiming))
+            self._receiver.settled_before(settled)
         await super().start()
 
     async def stop(self) -> None:

@@ -81,7 +81,7 @@ PAYMENTS = (
         payment_id TEXT NOT NULL REFERENCES payments (id),
         part INTEGER NOT NULL,
         origin TEXT NOT NULL UNIQUE,
-        channel INTEGER NOT NULL,
+        channel BLOB NOT NULL,
         amount_msat INTEGER NOT NULL,
         fee_msat INTEGER NOT NULL,
         session_key BLOB NOT NULL,

@@ -99,7 +99,7 @@ class Attempt(Row):
     payment_id = TextField()
     part = IntegerField()
     origin = TextField(unique=True)
-    channel = IntegerField()
+    channel = BlobField()
     amount_msat = IntegerField()
     fee_msat = IntegerField()
     session_key = BlobField()

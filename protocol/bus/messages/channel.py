@@ -182,8 +182,19 @@ class LiveOrigins(Struct, frozen=True, tag="channel.origins"):
 class Origins(Struct, frozen=True, tag="channel.origins_are"):
     """For each origin: "pending", "fulfilled" (then `preimage`) or "failed"."""
 
-    origins: tuple[tuple[str, str, bytes | None, bytes | None], ...]
-    """(origin, state, preimage, failure reason)"""
+    origins: tuple[tuple[str, str, bytes | None, bytes | None, int | None], ...]
+    """(origin, state, preimage, failure reason, malformed code)"""
+
+
+class SettledReceived(Struct, frozen=True, tag="channel.settled"):
+    """Asks how much came in for good under each of these payment hashes: what `HtlcResolved` said before a crash."""
+
+    payment_hashes: tuple[bytes, ...]
+
+
+class Settled(Struct, frozen=True, tag="channel.settled_are"):
+    amounts: tuple[tuple[bytes, Msat], ...]
+    """(payment hash, msat); only hashes under which something came in."""
 
 
 class ChannelStateChanged(Struct, frozen=True, tag="channel.state"):

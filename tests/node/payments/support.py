@@ -23,6 +23,8 @@ from protocol.bus.messages.channel import (
     LiveOrigins,
     OfferHtlc,
     Origins,
+    Settled,
+    SettledReceived,
 )
 from protocol.bus.messages.signer import InvoiceMade, MakeInvoice, MessageSigned, SignMessage
 from protocol.bus.service import Service, handles, hears
@@ -118,7 +120,8 @@ class ChannelStandIn(Service):
     def __init__(self, bus: LocalBus) -> None:
         super().__init__(bus)
         self.channels: tuple[ChannelInfo, ...] = (channel_info(),)
-        self.origins: tuple[tuple[str, str, bytes | None, bytes | None], ...] = ()
+        self.origins: tuple[tuple[str, str, bytes | None, bytes | None, int | None], ...] = ()
+        self.settled: tuple[tuple[bytes, Msat], ...] = ()
         self.offers: list[OfferHtlc] = []
         self.decisions: list[FulfilHtlc | FailHtlc] = []
         self.lists = 0
@@ -132,6 +135,10 @@ class ChannelStandIn(Service):
     @handles(LiveOrigins)
     def live_origins(self, _request: LiveOrigins) -> Origins:
         return Origins(self.origins)
+
+    @handles(SettledReceived)
+    def settled_received(self, request: SettledReceived) -> Settled:
+        return Settled(tuple(row for row in self.settled if row[0] in request.payment_hashes))
 
     @hears(OfferHtlc)
     def offer(self, message: OfferHtlc) -> None:
@@ -227,17 +234,21 @@ class House:
         await self.chain.stop()
         await self.channel.stop()
 
-    async def restart(self, *, origins: tuple[tuple[str, str, bytes | None, bytes | None], ...] = ()) -> None:
+    async def restart(
+        self, *, origins: tuple[tuple[str, str, bytes | None, bytes | None, int | None], ...] = ()
+    ) -> None:
         """A clean end of the services and a new start on the same database."""
         await self.stop()
         self.database.close()
         self.reopen(origins=origins)
         await self.start()
 
-    def reopen(self, *, origins: tuple[tuple[str, str, bytes | None, bytes | None], ...]) -> None:
+    def reopen(self, *, origins: tuple[tuple[str, str, bytes | None, bytes | None, int | None], ...]) -> None:
         self.database = open_database(self.path)
+        settled = self.channel.settled
         self._build()
         self.channel.origins = origins
+        self.channel.settled = settled
 
     async def close(self) -> None:
         await self.stop()

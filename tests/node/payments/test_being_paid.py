@@ -219,6 +219,25 @@ async def test_after_a_restart_in_the_middle_of_a_claim_it_is_fulfilled_again(ho
     assert house.rows(INVOICES)[0][:2] == ("paid", 10_000)
 
 
+async def test_a_payment_that_settled_just_before_a_crash_is_known_as_paid_after_it(house: House):
+    """The channel had saved the end of the HTLC; our own row was lost with the last, lazy commit."""
+    invoice = await house.ask(ASK)
+    await receive(house, part(invoice))
+    house.channel.settled = ((invoice.payment_hash, Msat(10_000)),)
+    await house.restart()
+    await house.on_disk()
+    assert house.rows(INVOICES)[0][:2] == ("paid", 10_000)
+
+
+async def test_less_than_was_claimed_does_not_count_as_paid_after_a_crash(house: House):
+    invoice = await house.ask(ASK)
+    await receive(house, part(invoice))
+    house.channel.settled = ((invoice.payment_hash, Msat(9_999)),)
+    await house.restart()
+    await house.on_disk()
+    assert house.rows(INVOICES)[0][0] == "claiming"
+
+
 async def test_a_claimed_htlc_that_ended_otherwise_leaves_the_invoice_unpaid(house: House):
     """The signer refused the preimage, or the channel closed first."""
     invoice = await house.ask(ASK)

@@ -288,7 +288,7 @@ async def test_an_attempt_that_no_channel_knows_fails_and_may_be_paid_again(hous
 
 async def test_an_attempt_that_is_live_is_kept_and_joined(house: House):
     offer = await interrupted(house)
-    await house.restart(origins=((offer.origin, "pending", None, None),))
+    await house.restart(origins=((offer.origin, "pending", None, None, None),))
     task = house.asking(Pay(invoice_text()))
     await house.settle()
     assert house.channel.offers == []
@@ -300,7 +300,7 @@ async def test_an_attempt_that_is_live_is_kept_and_joined(house: House):
 
 async def test_an_attempt_that_was_fulfilled_meanwhile_is_settled(house: House):
     offer = await interrupted(house)
-    await house.restart(origins=((offer.origin, "fulfilled", PREIMAGE, None),))
+    await house.restart(origins=((offer.origin, "fulfilled", PREIMAGE, None, None),))
     await house.on_disk()
     assert house.rows(PAYMENTS) == [("complete", 10_000, PREIMAGE, None)]
     assert (await house.ask(Pay(invoice_text()))).preimage == PREIMAGE
@@ -309,7 +309,7 @@ async def test_an_attempt_that_was_fulfilled_meanwhile_is_settled(house: House):
 
 async def test_a_failure_after_a_restart_is_read_with_the_saved_session_key(house: House):
     offer = await interrupted(house)
-    await house.restart(origins=((offer.origin, "failed", None, refusal_of_payee(offer)),))
+    await house.restart(origins=((offer.origin, "failed", None, refusal_of_payee(offer), None),))
     await house.on_disk()
     ((status, _, _, error),) = house.rows(PAYMENTS)
     assert status == "failed"
@@ -328,7 +328,7 @@ async def test_a_complete_payment_stays_complete_over_a_restart(house: House):
 
 async def test_an_attempt_refused_after_a_restart_goes_on_with_a_new_origin_and_another_channel(house: House):
     offer = await interrupted(house)
-    await house.restart(origins=((offer.origin, "pending", None, None),))
+    await house.restart(origins=((offer.origin, "pending", None, None, None),))
     house.channel.channels = (channel_info(), channel_info(OTHER_CHANNEL, spendable=500_000))
     house.bus.publish(HtlcRefused(offer.origin, "the channel is closing", "Wait."))
     await house.settle()
@@ -344,7 +344,7 @@ async def test_the_end_of_a_payment_that_is_told_before_the_origins_were_read_co
     offer = await interrupted(house)
     await house.stop()
     house.database.close()
-    house.reopen(origins=((offer.origin, "fulfilled", PREIMAGE, None),))
+    house.reopen(origins=((offer.origin, "fulfilled", PREIMAGE, None, None),))
     fulfil(house, offer)
     await house.start()
     await house.on_disk()
