@@ -48,6 +48,7 @@ from protocol.bus.bus import Bus, OutcomeUnknown
 from protocol.bus.messages import chain, peer, wallet
 from protocol.bus.messages import channel as said
 from protocol.bus.messages import signer as sign
+from protocol.bus.messages.node import Counters, GetCounters
 from protocol.bus.messages.signer_link import SignerLink
 from protocol.bus.service import Service, handles, hears
 from protocol.errors import CommandRefused, MalformedMessage
@@ -535,6 +536,10 @@ class ChannelService(Service):
                 code=-32602,
             )
         return found[0]
+
+    @handles(GetCounters)
+    def counters(self, _request: GetCounters) -> Counters:
+        return Counters(self._writer.commits, self._signer.requests)
 
     @handles(said.ListChannels)
     def list_channels(self, request: said.ListChannels) -> said.Channels:

@@ -22,6 +22,8 @@ from protocol.errors import CommandRefused
 
 log = structlog.get_logger()
 SOCKET_NAME = "lightning-rpc"
+BACKLOG = 1024
+"""A unix socket whose queue is full refuses at once, so a burst of clients must fit."""
 
 
 class RpcService(Service):
@@ -38,7 +40,9 @@ class RpcService(Service):
 
     async def start(self) -> None:
         listening = _listen(self.path)
-        self._server = await asyncio.get_running_loop().create_unix_server(self._connection, sock=listening)
+        self._server = await asyncio.get_running_loop().create_unix_server(
+            self._connection, sock=listening, backlog=BACKLOG
+        )
         await super().start()
         log.info("rpc_ready", socket=str(self.path))
 

@@ -1,4 +1,4 @@
-"""getinfo, signmessage, checkmessage, help, stop."""
+"""getinfo, counters, signmessage, checkmessage, help, stop."""
 
 import asyncio
 from collections import Counter
@@ -12,6 +12,7 @@ from node.rpc.table import Context, Method, Result
 from protocol import messages_signing
 from protocol.bus.bus import OutcomeUnknown
 from protocol.bus.messages.chain import GetTip, Tip
+from protocol.bus.messages.node import Counters, GetCounters
 from protocol.bus.messages.payments import SignText
 from protocol.bus.messages.signer import MessageSigned
 from protocol.errors import CommandRefused, MalformedMessage
@@ -72,6 +73,11 @@ def _group(state: str) -> str:
 
 def _address(host: str, port: int) -> dict[str, Any]:
     return address_object(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+
+async def counters(context: Context, _arguments: Arguments) -> Result:
+    found: Counters = await context.bus.request("channel", GetCounters())
+    return {"durable_commits": found.durable_commits, "signer_requests": found.signer_requests}
 
 
 async def signmessage(context: Context, arguments: Arguments) -> Result:
@@ -149,6 +155,7 @@ METHODS = (
         "Check which node signed a text.",
         "utility",
     ),
+    Method("counters", (), counters, "Durable commits and signer requests since the start.", "utility"),
     Method("help", (Param("command", text, None),), help_, "All commands, or one.", "utility"),
     Method("stop", (), stop, "Stop the node.", "utility"),
 )
