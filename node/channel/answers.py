@@ -40,6 +40,8 @@ from protocol.errors import CommandRefused, PeerViolation
 from protocol.hashes import sha256
 from protocol.wire.message import Message
 
+STANDS_NOT_EVERYWHERE = "release-htlcs"
+"""The signer remembers an unrevoked commitment of the peer that lacks the HTLC; after the next round it is gone."""
 VALIDATED_AND_GONE = "validate-order"
 """The signer validated this commitment before a crash of ours, and has revoked it since: it knows it no more."""
 
@@ -91,7 +93,7 @@ def _granted(turn: Turn, answer: ChannelAnswer) -> None:
     else:
         _send_new(turn, revocation, commitment)
     dance.finish_rows(turn)
-    if isinstance(turn.v.link, Reestablishing) and not turn.v.link.sent:
+    if isinstance(turn.v.link, Reestablishing) and not turn.v.link.sent and turn.c.question is None:
         _reestablish_now(turn)
 
 
@@ -179,9 +181,12 @@ def _refused(turn: Turn, question: Question | None, refusal: Refused, results: t
     unpaid = _refused_release(turn, question, results)
     offers, wants = _take_back_remote(turn)
     if unpaid:
-        # The offers were not judged, so they are made again; the HTLCs stay until payments speak of them anew.
-        wants = [want for want in wants if not (isinstance(want, FulfilWant) and want.htlc_id in unpaid)]
+        # The offers were not judged, so they are made again; the HTLCs stay.
+        refused = [want for want in wants if isinstance(want, FulfilWant) and want.htlc_id in unpaid]
+        wants = [want for want in wants if want not in refused]
         wants += [_offer_again(row) for row in offers]
+        if refusal.tag == STANDS_NOT_EVERYWHERE:
+            turn.v = replace(turn.v, parked=(*turn.v.parked, *refused))
     else:
         sentence = f"the signer refused: {refusal.rule} ({refusal.seen}, limit {refusal.limit})"
         for row in offers:

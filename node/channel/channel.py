@@ -22,20 +22,24 @@ from node.channel.events import (
     OnionsPeeled,
     Peel,
     Publish,
+    Resolve,
     Save,
     Say,
     Send,
     SignerAnswered,
+    SignerAsked,
     Step,
-    Sweep,
     Tell,
+    Tick,
 )
 from node.channel.state import State
 from node.channel.step import steps
+from node.signer_link.client import SignerAway
 from protocol.bus.messages import signer as sign
 from protocol.errors import CommandRefused
 
 log = structlog.get_logger()
+MIN_RETRY_SECONDS = 0.5
 Answered = Callable[["sign.Reply | Exception"], None]
 
 
@@ -49,7 +53,7 @@ class Outside(Protocol):
     def later(self, channel: "Channel") -> None:
         """Have `turn` called in this loop turn."""
 
-    def perform(self, channel: "Channel", effect: Send | Drop | Tell | Say | Publish | Sweep) -> None: ...
+    def perform(self, channel: "Channel", effect: Send | Drop | Tell | Say | Publish | Resolve) -> None: ...
 
 
 class Channel:
@@ -59,6 +63,7 @@ class Channel:
         self._outside = outside
         self._events: list[Event] = []
         self._behind: deque[tuple[asyncio.Future[None] | None, list[Effect]]] = deque()
+        self._peeling_again = False
         self.halted: str = ""
         """Why this channel stopped working in this process: a bug, or storage that failed."""
 
@@ -120,7 +125,7 @@ class Channel:
                     self._ask(effect, saved)
                 case Peel():
                     self._peel(effect)
-                case Send() | Tell() | Say() | Publish() | Sweep() | Drop():
+                case Send() | Tell() | Say() | Publish() | Resolve() | Drop():
                     pass
                 case _:
                     assert_never(effect)
@@ -134,6 +139,9 @@ class Channel:
                     event = SignerAnswered(effect.ask, reply)
                 case _:
                     event = SignerAnswered(effect.ask, sign.NotNow(f"no answer from the signer: {reply}"))
+            if isinstance(event.answer, sign.NotNow):
+                wait = max(MIN_RETRY_SECONDS, event.answer.retry_after_seconds)
+                asyncio.get_running_loop().call_later(wait, self.put, SignerAsked())
             if saved is None or saved.done():
                 self.put(event)
             else:
@@ -144,11 +152,26 @@ class Channel:
     def _peel(self, effect: Peel) -> None:
         def answered(reply: sign.Reply | Exception) -> None:
             if isinstance(reply, sign.OnionsPeeled) and len(reply.results) == len(effect.ids):
-                self.put(OnionsPeeled(tuple(zip(effect.ids, reply.results, strict=True))))
+                packets = (onion.packet for onion in effect.onions)
+                self.put(OnionsPeeled(tuple(zip(effect.ids, packets, reply.results, strict=True))))
             else:
-                log.warning("onions_not_peeled", channel=self.channel_id.hex(), answer=type(reply).__name__)
+                self._peel_again(reply)
 
         self._outside.ask(sign.PeelOnions(effect.onions), answered)
+
+    def _peel_again(self, reply: sign.Reply | Exception) -> None:
+        """The question is not part of the saved state, so nothing but this brings it back before the next start."""
+        if self._peeling_again:
+            return
+        self._peeling_again = True
+        if not isinstance(reply, SignerAway):  # the link has told that the signer is away
+            log.warning("onions_not_peeled", channel=self.channel_id.hex(), answer=type(reply).__name__)
+
+        def again() -> None:
+            self._peeling_again = False
+            self.put(Tick())
+
+        asyncio.get_running_loop().call_later(MIN_RETRY_SECONDS, again)
 
     def _saved(self, future: asyncio.Future[None]) -> None:
         """Releases the effects that waited for this save, and those that wait behind them."""
@@ -166,7 +189,7 @@ class Channel:
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
-                case Send() | Drop() | Tell() | Say() | Publish() | Sweep():
+                case Send() | Drop() | Tell() | Say() | Publish() | Resolve():
                     self._outside.perform(self, effect)
                 case AskSigner() | Peel():
                     pass

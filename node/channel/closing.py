@@ -5,7 +5,7 @@ from msgspec.structs import replace
 
 from node.channel import dance
 from node.channel.content import commitment_params
-from node.channel.events import Drop, FundingSpent, Publish, Save, Send
+from node.channel.events import Drop, FundingSpent, Publish, Resolve, Save, Send
 from node.channel.state import (
     AwaitingLockIn,
     Closed,
@@ -23,7 +23,12 @@ from protocol.amounts import FEERATE_FLOOR, Sat, floor_sat
 from protocol.bitcoin.transaction import Transaction
 from protocol.bolt3 import closing as bolt3_closing
 from protocol.bolt3.commitment import Side
-from protocol.bus.messages.signer import SignHolderCommitment, SignMutualClose
+from protocol.bus.messages.signer import (
+    MAX_CLOSING_FEE,
+    MAX_CLOSING_FEE_SHARE,
+    SignHolderCommitment,
+    SignMutualClose,
+)
 from protocol.errors import CommandRefused, PeerViolation
 from protocol.wire.bolt1 import Error, Warning
 from protocol.wire.bolt2_close import ClosingSigned, ClosingSignedTlvs, FeeRange, Shutdown
@@ -73,6 +78,7 @@ def shutdown(turn: Turn, message: Shutdown) -> None:
     phase = turn.c.phase
     if isinstance(phase, Closing | Closed | Lost):
         return
+    turn.v = replace(turn.v, shutdown_heard=True)
     if isinstance(phase, ShuttingDown) and phase.theirs not in (None, script):
         raise PeerViolation("shutdown came again with another script", clause=INITIATING)
     if isinstance(phase, ShuttingDown) and phase.theirs == script and phase.sent:
@@ -98,6 +104,7 @@ def _is_clear(turn: Turn) -> bool:
         and not turn.v.staged
         and not turn.busy
         and not turn.v.shutdown_due
+        and turn.v.shutdown_heard
         and not turn.c.awaits_revocation
         and len(turn.c.fees) == 1
     )
@@ -128,6 +135,8 @@ def _range(turn: Turn) -> tuple[Sat, Sat, Sat]:
         high = Sat(min(max(3 * ideal, low), balance))
     else:
         high = floor_sat(turn.c.settled_remote)
+    # What the signer would refuse is not offered, or the negotiation would stall on it.
+    high = Sat(min(high, MAX_CLOSING_FEE, turn.c.params.capacity // MAX_CLOSING_FEE_SHARE))
     return low, high, Sat(max(low, min(ideal, high)))
 
 
@@ -304,14 +313,17 @@ def funding_spent(turn: Turn, event: FundingSpent) -> None:
     phase = turn.c.phase
     kind = _kind_of(turn, tx)
     final = event.height is not None and event.depth >= FINAL_DEPTH
-    sweep = phase.sweep if isinstance(phase, Closing) else None
     if isinstance(phase, Closed):
         return
-    if final and (kind is CloseKind.MUTUAL or sweep == b""):
+    if kind is CloseKind.MUTUAL:
+        dance.finish_rows(turn, closed=True)
+    if event.height is not None:
+        turn.do(Resolve(event.tx, event.height))
+    if final and kind is CloseKind.MUTUAL:
         turn.set_phase(Closed(kind, tx.txid), turn.c.why)
         turn.save(Save.NOW)
         return
-    closing = Closing(kind, event.tx, event.height, sweep)
+    closing = Closing(kind, event.tx, event.height)
     if closing == phase:
         return
     why = turn.c.why if isinstance(phase, Closing | ShuttingDown) else f"the funding was spent: {kind.value}"
@@ -320,6 +332,10 @@ def funding_spent(turn: Turn, event: FundingSpent) -> None:
 
 
 def _kind_of(turn: Turn, tx: Transaction) -> CloseKind:
+    if isinstance(turn.c.phase, Closing) and turn.c.phase.kind is CloseKind.UNKNOWN:
+        known = Transaction.parse(turn.c.phase.tx).txid == tx.txid
+        if known:
+            return CloseKind.UNKNOWN
     spend = tx.inputs[0]
     if spend.sequence >> 24 == 0x80 and tx.locktime >> 24 == 0x20:
         phase = turn.c.phase

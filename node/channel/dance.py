@@ -1,6 +1,8 @@
 """The commitment dance: commitment_signed, revoke_and_ack and the one open question to the signer (BOLT 2,
 "Committing Updates So Far", "Completing the Transition to the Updated State")."""
 
+from typing import assert_never
+
 from msgspec.structs import replace
 
 from node.channel import updates
@@ -29,6 +31,7 @@ from protocol.bus.messages.signer import (
     LearnPreimage,
     OnionToPeel,
     Operation,
+    Peeled,
     PeerSignatures,
     ReleasePreimage,
     RevokeHolder,
@@ -198,6 +201,9 @@ def revoke_and_ack(turn: Turn, message: RevokeAndAck) -> None:
     turn.c.remote_points = (next_point, message.next_per_commitment_point)
     turn.c.last_remote_secret = secret
     turn.save(Save.NEXT)
+    parked, turn.v = turn.v.parked, replace(turn.v, parked=())
+    for want in parked:
+        add_want(turn, want)
     for row in list(turn.htlcs.values()):
         if row.offered and row.onion is not None and row.remote_from == turn.c.remote_revoked:
             turn.put(replace(row, onion=None))  # the peer has it for good
@@ -231,9 +237,14 @@ def add_want(turn: Turn, want: FulfilWant | FailWant) -> None:
         turn.v = replace(turn.v, wants=(*turn.v.wants, want))
 
 
-def finish_rows(turn: Turn) -> None:
-    """Rows that are gone from both commitments for good leave the live table; fees that both use shrink to one."""
+def finish_rows(turn: Turn, *, closed: bool = False) -> None:
+    """Rows that are gone from both commitments for good leave the live table; fees that both use shrink to one.
+
+    `closed`: a mutual close is out. We signed it when every removal was final, so what a crash took of that is known.
+    """
     ours, theirs = turn.c.local_number, turn.c.remote_revoked
+    if closed:
+        ours = theirs = turn.c.local_number + turn.c.remote_number + 1
     for key, row in list(turn.htlcs.items()):
         if row.local_to is None or row.remote_to is None or row.local_to > ours or row.remote_to > theirs:
             continue
@@ -275,22 +286,18 @@ def peel(turn: Turn, rows: list[Htlc]) -> None:
         )
 
 
-def onions_peeled(turn: Turn, results: tuple[tuple[int, object], ...]) -> None:
-    for htlc_id, result in results:
+def onions_peeled(turn: Turn, results: tuple[tuple[int, bytes, Peeled | Unpeelable], ...]) -> None:
+    for htlc_id, packet, result in results:
         row = turn.htlcs.get((False, htlc_id))
-        if row is None or row.payload is not None:
-            continue
-        if isinstance(result, Unpeelable):
-            row = replace(row, onion=None, payload=result.sha256_of_onion, failure_code=result.failure_code)
-        else:
-            row = replace(
-                row,
-                onion=None,
-                payload=result.payload,  # type: ignore[attr-defined]
-                next_onion=result.next_packet,  # type: ignore[attr-defined]
-                um=result.um,  # type: ignore[attr-defined]
-                ammag=result.ammag,  # type: ignore[attr-defined]
-            )
+        if row is None or row.onion != packet:
+            continue  # a late answer, for an HTLC that never came to be and whose id is another's now
+        match result:
+            case Unpeelable(failure_code=code, sha256_of_onion=digest):
+                row = replace(row, onion=None, payload=digest, failure_code=code)
+            case Peeled(payload=payload, next_packet=next_packet, um=um, ammag=ammag):
+                row = replace(row, onion=None, payload=payload, next_onion=next_packet, um=um, ammag=ammag)
+            case _:
+                assert_never(result)
         turn.put(row)
         turn.save(Save.NEXT)
         announce_received(turn, row)

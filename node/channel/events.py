@@ -5,7 +5,7 @@ from enum import IntEnum
 from msgspec import Struct
 
 from node.channel.state import Htlc, OfferWant, State
-from protocol.amounts import BlockHeight, FeeratePerKw, Sat, ShortChannelId
+from protocol.amounts import BlockHeight, FeeratePerKw, ShortChannelId
 from protocol.bus.messages import channel as said
 from protocol.bus.messages.signer import (
     ChannelAnswer,
@@ -63,7 +63,9 @@ class SignerAnswered(Struct, frozen=True):
 
 
 class OnionsPeeled(Struct, frozen=True):
-    results: tuple[tuple[int, Peeled | Unpeelable], ...]
+    """(HTLC id, the packet that was peeled, the result)"""
+
+    results: tuple[tuple[int, bytes, Peeled | Unpeelable], ...]
 
 
 class FundingConfirmed(Struct, frozen=True):
@@ -84,14 +86,17 @@ class FundingSpent(Struct, frozen=True):
     depth: int
 
 
-class SweepMade(Struct, frozen=True):
-    """The signer built the sweep; it was published."""
+class SettledOnChain(Struct, frozen=True):
+    """The chain decided an HTLC for good: an offered one went to the peer if `paid`, a received one came to us."""
 
-    tx: bytes
+    offered: bool
+    htlc_id: int
+    paid: bool
+    preimage: bytes | None = None
 
 
-class SweepConfirmed(Struct, frozen=True):
-    depth: int
+class ResolvedOnChain(Struct, frozen=True):
+    """Everything that the spend of the funding left is resolved and deep."""
 
 
 class CloseWanted(Struct, frozen=True):
@@ -123,8 +128,8 @@ Event = (
     | FundingConfirmed
     | FundingReorganised
     | FundingSpent
-    | SweepMade
-    | SweepConfirmed
+    | SettledOnChain
+    | ResolvedOnChain
     | CloseWanted
     | ForceCloseWanted
     | SignerAsked
@@ -168,14 +173,11 @@ class Publish(Struct, frozen=True):
     tx: bytes
 
 
-class Sweep(Struct, frozen=True):
-    """Have the signer build the transaction that moves this output to the cold descriptor, and publish it."""
+class Resolve(Struct, frozen=True):
+    """Hand this confirmed spend of the funding to the resolution on chain. Harmless to repeat."""
 
-    kind: str
-    txid: bytes
-    index: int
-    value: Sat
-    number: int
+    tx: bytes
+    height: BlockHeight
 
 
 class Drop(Struct, frozen=True):
@@ -185,7 +187,7 @@ class Drop(Struct, frozen=True):
     messages: tuple[Message, ...] = ()
 
 
-Effect = Send | AskSigner | Peel | Tell | Say | Publish | Sweep | Drop
+Effect = Send | AskSigner | Peel | Tell | Say | Publish | Resolve | Drop
 
 
 class Save(IntEnum):

@@ -6,6 +6,7 @@ from copy import copy
 from typing import ClassVar
 
 import structlog
+from msgspec.structs import replace
 
 from node.channel import store
 from node.channel.channel import Answered, Channel
@@ -25,24 +26,37 @@ from node.channel.events import (
     FundingSpent,
     Offer,
     Publish,
+    Resolve,
     Say,
     Send,
     SignerAsked,
-    Sweep,
-    SweepConfirmed,
-    SweepMade,
     Tell,
     Tick,
 )
+from node.channel.handover import running
 from node.channel.opening import funding_script
 from node.channel.openings import Openings, commitment_feerate
 from node.channel.recovery import lost_reason
-from node.channel.state import AwaitingLockIn, Closed, Closing, Committed, Lost, OfferWant, State, Volatile
+from node.channel.resolutions import Resolutions, network_of
+from node.channel.state import (
+    AwaitingLockIn,
+    Closed,
+    Closing,
+    Committed,
+    Lost,
+    Normal,
+    OfferWant,
+    ShuttingDown,
+    State,
+    Volatile,
+)
 from node.channel.terms import Policy
 from node.channel.view import channel_info
-from node.signer_link.client import SignerAway, SignerClient
+from node.onchain.deadlines import must_close
+from node.onchain.resolver import Resolver
+from node.signer_link.client import SignerAway, SignerClient, SignerState
 from node.storage.writer import Writer
-from protocol.amounts import FEERATE_FLOOR, FeeratePerKw, format_scid, scid
+from protocol.amounts import FEERATE_FLOOR, BlockHeight, FeeratePerKw, format_scid, scid
 from protocol.bitcoin.transaction import Transaction
 from protocol.bus.bus import Bus, OutcomeUnknown
 from protocol.bus.messages import chain, peer, wallet
@@ -58,6 +72,15 @@ from protocol.wire.message import Message, UnknownMessage, decode, encode
 
 log = structlog.get_logger()
 SIGNER_DEADLINE = 30.0
+MAX_EARLY = 500
+"""Messages that wait while this service starts; a peer has a handful to say then."""
+
+
+class _BlockTold:
+    """To ourselves."""
+
+    def __init__(self, height: BlockHeight) -> None:
+        self.height = height
 
 
 class ChannelService(Service):
@@ -80,13 +103,13 @@ class ChannelService(Service):
         self._closed: list[Committed] = []
         self._dirty: dict[int, Channel] = {}
         self._connections: dict[bytes, int] = {}
+        self._early: list[peer.FromPeer] = []
         self._fundings: dict[tuple[bytes, int], Channel] = {}
-        self._sweeps: dict[tuple[bytes, int], Channel] = {}
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
-        self._sweeping: set[int] = set()
         self._next_row = 1
         self._ready = False
         self.openings = Openings(bus, signer, policy or Policy(), chain_hash, self)
+        self._resolver = Resolver(bus, writer, signer, network_of(chain_hash), Resolutions(self, writer))
 
     # Starting.
 
@@ -108,12 +131,16 @@ class ChannelService(Service):
         except (CommandRefused, OutcomeUnknown) as error:
             log.warning("chain_not_known_yet", error=str(error))
         self._ready = True
+        self._resolver.start(frozenset(c.row_id for c in self._channels.values()), self._env.height)
         for channel in list(self._channels.values()):
             channel.put(Tick())
             self._watch(channel)
             self.run(self._send_funding(channel))
             if (connection := self._connections.get(channel.peer)) is not None:
                 channel.put(Connected(connection))
+        early, self._early = self._early, []
+        for event in early:
+            self.from_peer(event)
 
     async def _compare_numbers(self) -> None:
         if not self._channels:
@@ -166,10 +193,11 @@ class ChannelService(Service):
         dirty, self._dirty = self._dirty, {}
         for channel in dirty.values():
             channel.turn(self._env)
+        self.bus.publish(said.ChannelsTouched(tuple(channel.channel_id for channel in dirty.values())))
         if self._waiters:
             self._wake_waiters()
 
-    def perform(self, channel: Channel, effect: Send | Drop | Tell | Say | Publish | Sweep) -> None:
+    def perform(self, channel: Channel, effect: Send | Drop | Tell | Say | Publish | Resolve) -> None:
         match effect:
             case Send(messages=messages):
                 self.send_frames(channel.peer, tuple(encode(message) for message in messages))
@@ -190,8 +218,8 @@ class ChannelService(Service):
                 self._wake_waiters()
             case Publish(tx=tx):
                 self.run(self._publish(tx, f"close of channel {channel.channel_id.hex()}"))
-            case Sweep():
-                self.run(self._sweep(channel, effect))
+            case Resolve(tx=tx, height=height):
+                self._resolver.funding_spent(channel.row_id, tx, height)
 
     def send_frames(self, node_id: bytes, frames: tuple[bytes, ...]) -> None:
         connection = self._connections.get(node_id)
@@ -208,25 +236,6 @@ class ChannelService(Service):
         result = await self.bus.request("chain", chain.Broadcast(tx, label, keep=True), deadline=120)
         if not result.accepted:
             log.warning("broadcast_refused", label=label, reason=result.reason)
-
-    async def _sweep(self, channel: Channel, sweep: Sweep) -> None:
-        """The signer builds it, to the cold descriptor; said again at each block until it is done."""
-        if channel.row_id in self._sweeping:
-            return
-        self._sweeping.add(channel.row_id)
-        try:
-            rate = await self.feerate(6)
-            spend = sign.SweepInput(sweep.kind, sweep.txid, sweep.index, sweep.value, sweep.number)
-            handle = channel.state.committed.params.handle
-            reply = await self._signer.call(sign.SignSweep(handle, (spend,), rate))
-            if not isinstance(reply, sign.SweepSigned):
-                log.warning("sweep_not_signed", channel=channel.channel_id.hex(), answer=str(reply))
-                return
-            channel.put(SweepMade(reply.transaction))
-            await self._publish(reply.transaction, f"sweep of channel {channel.channel_id.hex()}")
-            self._watch_sweep(channel, reply.transaction)
-        finally:
-            self._sweeping.discard(channel.row_id)
 
     # Peers.
 
@@ -250,6 +259,9 @@ class ChannelService(Service):
     def from_peer(self, event: peer.FromPeer) -> None:
         if self._connections.get(event.node_id) != event.connection:
             return
+        if not self._ready:
+            self._hold(event)
+            return
         try:
             message = decode(event.frame)
         except MalformedMessage as error:
@@ -259,6 +271,13 @@ class ChannelService(Service):
         if isinstance(message, UnknownMessage):
             return
         self._route(event.node_id, message)
+
+    def _hold(self, event: peer.FromPeer) -> None:
+        """The channels do not know of the connection yet, and channel_reestablish comes only once on it."""
+        if len(self._early) >= MAX_EARLY:
+            self._drop(event.node_id, "too many messages while we start", ())
+        else:
+            self._early.append(event)
 
     def _route(self, node_id: bytes, message: Message) -> None:
         if isinstance(message, OpenChannel | AcceptChannel | FundingCreated):
@@ -281,6 +300,9 @@ class ChannelService(Service):
             answer = Error(channel_id, b"this channel is not known here")
             self.send_frames(node_id, (encode(answer),))
 
+    def channel_of(self, row_id: int) -> Channel | None:
+        return next((c for c in self._channels.values() if c.row_id == row_id), None)
+
     def _of_peer(self, node_id: bytes) -> list[Channel]:
         return [channel for channel in self._channels.values() if channel.peer == node_id]
 
@@ -289,31 +311,32 @@ class ChannelService(Service):
     @hears(said.OfferHtlc)
     def offer(self, request: said.OfferHtlc) -> None:
         channel = self._channels.get(request.channel_id)
-        if channel is None or channel.halted:
-            what = (
-                "this channel is not known"
-                if channel is None
-                else f"this channel is halted: {channel.halted}"
+        if channel is None:
+            self._refuse_offer(request, "this channel is not known", "Use another channel.")
+        elif channel.halted:
+            self._refuse_offer(request, f"this channel is halted: {channel.halted}", "Use another channel.")
+        elif self._signer.state is not SignerState.UP:
+            # It would wait, and nobody would see why. What is under way already goes on when the signer is back.
+            away = f"the signer is away: {self._signer.reason}"
+            self._refuse_offer(request, away, "Start it, then pay again.")
+        else:
+            want = OfferWant(
+                request.amount_msat,
+                request.payment_hash,
+                request.cltv_expiry,
+                request.onion,
+                request.origin,
             )
-            refused = said.HtlcRefused(request.origin, what, "Use another channel.")
-            self.bus.send("payments", refused)
-            return
-        channel.put(
-            Offer(
-                OfferWant(
-                    request.amount_msat,
-                    request.payment_hash,
-                    request.cltv_expiry,
-                    request.onion,
-                    request.origin,
-                )
-            )
-        )
+            channel.put(Offer(want))
+
+    def _refuse_offer(self, request: said.OfferHtlc, sentence: str, what_to_do: str) -> None:
+        self.bus.send("payments", said.HtlcRefused(request.origin, sentence, what_to_do))
 
     @hears(said.FulfilHtlc)
     def fulfil(self, request: said.FulfilHtlc) -> None:
         if (channel := self._channels.get(request.channel_id)) is not None:
             channel.put(Fulfil(request.htlc_id))
+            self._resolver.claim(channel.row_id, request.htlc_id)
 
     @hears(said.FailHtlc)
     def fail(self, request: said.FailHtlc) -> None:
@@ -347,6 +370,8 @@ class ChannelService(Service):
             if isinstance(channel.state.committed.phase, Closing) or channel.state.volatile.stalled:
                 channel.put(SignerAsked())
         self.run(self._follow_feerate())
+        # Behind the spends that this block told, which stand in our inbox already.
+        self.bus.send(self.name, _BlockTold(event.height))
 
     async def _follow_feerate(self) -> None:
         try:
@@ -369,8 +394,6 @@ class ChannelService(Service):
         if channel is not None:
             position = scid(event.height, event.tx_index, event.index)
             channel.put(FundingConfirmed(event.height, position, event.depth))
-        elif (swept := self._sweeps.get((event.txid, event.index))) is not None:
-            swept.put(SweepConfirmed(event.depth))
 
     @hears(chain.OutputReorganised)
     def output_reorganised(self, event: chain.OutputReorganised) -> None:
@@ -381,21 +404,37 @@ class ChannelService(Service):
     def outpoint_spent(self, event: chain.OutpointSpent) -> None:
         if (channel := self._fundings.get((event.txid, event.index))) is not None:
             channel.put(FundingSpent(event.tx, event.height, event.depth))
+        else:
+            self._resolver.output_spent(event)
+
+    @hears(chain.SpendReorganised)
+    def spend_reorganised(self, event: chain.SpendReorganised) -> None:
+        if (channel := self._fundings.get((event.txid, event.index))) is not None:
+            self._resolver.funding_unspent(channel.row_id)
+        else:
+            self._resolver.output_unspent(event)
+
+    @hears(_BlockTold)
+    def block_told(self, event: _BlockTold) -> None:
+        """Everything that the new blocks held was heard: what is due now, on chain and off."""
+        self._resolver.new_block(event.height)
+        for channel in self._channels.values():
+            self._close_if_due(channel)
+
+    def _close_if_due(self, channel: Channel) -> None:
+        """Looked at after each block, whether the peer is there or not (BOLT 5, "Failing a Channel")."""
+        state = channel.state
+        if not state.htlcs or not isinstance(state.committed.phase, Normal | ShuttingDown):
+            return
+        why = must_close(running(state.committed, state.htlcs), self._env.height)
+        if why is not None:
+            channel.put(ForceCloseWanted(why))
 
     def _watch(self, channel: Channel) -> None:
         committed = channel.state.committed
         funding = committed.params.fundings[0]
         since = committed.funding_height or 0
         watch = chain.WatchOutput(funding.txid, funding.index, funding_script(committed.params), since)
-        self.run(self._ask_chain(watch))
-        if isinstance(committed.phase, Closing) and committed.phase.sweep:
-            self._watch_sweep(channel, committed.phase.sweep)
-
-    def _watch_sweep(self, channel: Channel, raw: bytes) -> None:
-        tx = Transaction.parse(raw)
-        self._sweeps[tx.txid, 0] = channel
-        since = channel.state.committed.funding_height or 0
-        watch = chain.WatchOutput(tx.txid, 0, tx.outputs[0].script_pubkey, since)
         self.run(self._ask_chain(watch))
 
     async def _ask_chain(self, watch: chain.WatchOutput) -> None:
@@ -413,6 +452,7 @@ class ChannelService(Service):
     @hears(SignerLink)
     def signer_link(self, event: SignerLink) -> None:
         if event.up and self._ready:
+            self._resolver.signer_is_back()
             for channel in self._channels.values():
                 channel.put(SignerAsked())
 
@@ -546,7 +586,14 @@ class ChannelService(Service):
         states = [c.state for c in self._channels.values()]
         states += [State(committed, {}, Volatile()) for committed in self._closed]
         wanted = [s for s in states if request.peer in (None, s.committed.params.peer)]
-        return said.Channels(tuple(channel_info(state, self._env.height) for state in wanted))
+        if request.channel_ids is not None:
+            ids = frozenset(request.channel_ids)
+            wanted = [s for s in wanted if s.committed.params.channel_id in ids]
+        infos = [channel_info(state, self._env.height) for state in wanted]
+        if self._signer.state is not SignerState.UP:
+            away = f"waiting for the signer: {self._signer.reason}"
+            infos = [info if info.state == "CLOSED" else replace(info, why=away) for info in infos]
+        return said.Channels(tuple(infos))
 
     async def stop(self) -> None:
         await super().stop()

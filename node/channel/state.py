@@ -132,7 +132,6 @@ class Closing(Struct, frozen=True, tag="closing"):
     kind: CloseKind
     tx: bytes
     height: BlockHeight | None = None
-    sweep: bytes | None = None
 
 
 class Closed(Struct, frozen=True, tag="closed"):
@@ -251,8 +250,13 @@ class Volatile(Struct, frozen=True):
     resend: "Resend | None" = None
     claim: "Claim | None" = None
     """The peer says that we are behind; the signer is asked whether it can prove that."""
+    parked: tuple["FulfilWant", ...] = ()
+    """HTLCs whose preimage the signer did not release yet: an unrevoked commitment that it signed lacks them (one
+    that a crash of ours made us forget). Asked again after each revocation of the peer."""
     shutdown_due: bool = False
     """Our shutdown leaves as soon as no commitment of ours is under way: no update_add_htlc may follow it."""
+    shutdown_heard: bool = False
+    """The peer said shutdown, maybe again, on this connection: before that no fee is negotiated."""
     closing_fee: Sat | None = None
     """A mutual close at this fee is with the signer."""
     stalled: str = ""

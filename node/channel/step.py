@@ -10,7 +10,7 @@ from typing import TypeVar, assert_never
 
 from msgspec.structs import replace
 
-from node.channel import answers, closing, dance, lockin, reestablish, sweeps, updates
+from node.channel import answers, closing, dance, lockin, onchain, reestablish, updates
 from node.channel.events import (
     CloseWanted,
     Connected,
@@ -27,11 +27,11 @@ from node.channel.events import (
     FundingSpent,
     Offer,
     OnionsPeeled,
+    ResolvedOnChain,
+    SettledOnChain,
     SignerAnswered,
     SignerAsked,
     Step,
-    SweepConfirmed,
-    SweepMade,
     Tick,
 )
 from node.channel.state import (
@@ -95,11 +95,14 @@ def _guarded(turn: Turn, apply: Callable[[Turn, _T], None], what: _T) -> None:
 
 def _settle(turn: Turn) -> None:
     """What is due once the events are in: queued messages, our next commitment, the closing negotiation."""
+    updates.refuse_late_offers(turn)
+    closing.say_shutdown(turn)
     while turn.v.inbox and not turn.busy:
         message, *rest = turn.v.inbox
         turn.v = replace(turn.v, inbox=tuple(rest))
         _guarded(turn, _message, message)
-    closing.say_shutdown(turn)
+        updates.refuse_late_offers(turn)
+        closing.say_shutdown(turn)
     dance.maybe_commit(turn)
     closing.negotiate(turn)
 
@@ -125,11 +128,10 @@ def _apply(turn: Turn, event: Event) -> None:
             lockin.funding_reorganised(turn)
         case FundingSpent():
             closing.funding_spent(turn, event)
-            sweeps.sweep_if_due(turn, event)
-        case SweepMade(tx=tx):
-            sweeps.sweep_made(turn, tx)
-        case SweepConfirmed(depth=depth):
-            sweeps.sweep_confirmed(turn, depth)
+        case SettledOnChain():
+            onchain.settled(turn, event)
+        case ResolvedOnChain():
+            onchain.resolved(turn, event)
         case CloseWanted():
             closing.close_wanted(turn)
         case ForceCloseWanted(why=why):

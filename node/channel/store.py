@@ -149,6 +149,17 @@ def load_htlcs(reader: Reader, row_id: int) -> dict[tuple[bool, int], Htlc]:
     return htlcs
 
 
+def load_all_htlcs(reader: Reader, row_id: int) -> tuple[list[Htlc], list[Htlc]]:
+    """The live rows, and the finished ones: with their ranges the record of every state that was revoked."""
+    found: tuple[list[Htlc], list[Htlc]] = ([], [])
+    for done, offered, *rest in reader.read(
+        f"SELECT done, {_COLUMNS} FROM htlcs WHERE channel = ?",  # noqa: S608 - our own column names
+        (row_id,),
+    ):
+        found[bool(done)].append(Htlc(bool(offered), *rest))
+    return found
+
+
 def next_row_id(reader: Reader) -> int:
     ((highest,),) = reader.read("SELECT coalesce(max(id), 0) FROM channels")
     return int(highest) + 1

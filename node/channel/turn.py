@@ -120,6 +120,7 @@ class Turn:
         """The peer's unsigned updates, its waiting messages and the closing negotiation die with the connection."""
         self.v = Volatile(
             wants=self.v.wants,
+            parked=self.v.parked,
             asks=self.v.asks,
             asking=self.v.asking and (self.c.question is not None or isinstance(self.c.phase, Closing)),
             stalled=self.v.stalled,

@@ -301,5 +301,20 @@ def is_known_origin(turn: Turn, origin: str) -> bool:
     )
 
 
+def refuse_late_offers(turn: Turn) -> None:
+    """Offers that still wait when the channel begins to end are answered at once: nothing else would do it."""
+    if isinstance(turn.c.phase, Normal) or not turn.v.wants:
+        return
+    offers = [want for want in turn.v.wants if isinstance(want, OfferWant)]
+    if not offers:
+        return
+    turn.v = replace(turn.v, wants=tuple(w for w in turn.v.wants if not isinstance(w, OfferWant)))
+    for want in offers:
+        try:
+            check_may_offer(turn)
+        except CommandRefused as refusal:
+            refuse(turn, want.origin, refusal)
+
+
 def refuse(turn: Turn, origin: str, refusal: CommandRefused) -> None:
     turn.tell(said.HtlcRefused(origin, refusal.sentence, refusal.what_to_do))

@@ -39,7 +39,16 @@ class ChannelClosed(Struct, frozen=True, tag="channel.closed"):
 
 
 class ListChannels(Struct, frozen=True, tag="channel.list"):
+    """All, or those of a peer, or those with these channel ids."""
+
     peer: bytes | None = None
+    channel_ids: tuple[bytes, ...] | None = None
+
+
+class ChannelsTouched(Struct, frozen=True, tag="channel.touched"):
+    """Event: something about these channels may have changed in this turn; `ListChannels` tells what."""
+
+    channel_ids: tuple[bytes, ...]
 
 
 class HtlcInfo(Struct, frozen=True):

@@ -7,22 +7,45 @@ A request that was granted once is granted again with the same answer, byte for 
 Wire: msgpack of `SignerCall` one way and `SignerReply` the other, each one ZeroMQ frame (or one serial frame).
 """
 
-from typing import Annotated
-
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-from protocol.amounts import FeeratePerKw, Msat, Sat
+from protocol.amounts import Msat, Sat
 from protocol.bolt3.commitment import ChannelKeys, CommitmentContent
+from protocol.bus.messages.fixed_bytes import Bytes16, Bytes32, Bytes33, Bytes64
+from protocol.bus.messages.signer_onchain import (
+    FindPeerPoint,
+    PeerPointFound,
+    SecondStageSigned,
+    SignSecondStage,
+    SignSweep,
+    StagedHtlc,
+    SweepInput,
+    SweepSigned,
+    SweptHtlc,
+    WalletCoin,
+)
 
+__all__ = [
+    "FindPeerPoint",
+    "PeerPointFound",
+    "SecondStageSigned",
+    "SignSecondStage",
+    "SignSweep",
+    "StagedHtlc",
+    "SweepInput",
+    "SweepSigned",
+    "SweptHtlc",
+    "WalletCoin",
+]
 CONTRACT_VERSION = 1
 MAX_VERSIONS = 8
 """The most versions of one commitment number that a signer keeps; then the node repeats one of them."""
 
-Bytes16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
-Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
-Bytes33 = Annotated[bytes, Meta(min_length=33, max_length=33)]
-Bytes64 = Annotated[bytes, Meta(min_length=64, max_length=64)]
+MAX_CLOSING_FEE = Sat(50_000)
+MAX_CLOSING_FEE_SHARE = 4
+"""A closing or sweep fee is at most MAX_CLOSING_FEE and at most a quarter of what is moved."""
+
 ChannelHandle = bytes
 """16 bytes drawn by the signer; the name of a channel's keys."""
 
@@ -189,27 +212,6 @@ class ChannelRequest(Struct, frozen=True, tag="channel"):
     operations: tuple[Operation, ...]
 
 
-class SweepInput(Struct, frozen=True, array_like=True):
-    """An output of ours on chain. `kind` says how it is spent.
-
-    "to_local": our commitment `number`, after the delay. "to_remote": the peer's commitment (no number needed).
-    """
-
-    kind: str
-    txid: Bytes32
-    index: int
-    value: Sat
-    number: int = 0
-
-
-class SignSweep(Struct, frozen=True, tag="sweep"):
-    """Builds and signs one transaction that moves these outputs to the cold descriptor."""
-
-    channel: Bytes16
-    inputs: tuple[SweepInput, ...]
-    feerate_per_kw: FeeratePerKw
-
-
 class ChannelNumbers(Struct, frozen=True, tag="numbers"):
     """Asks how far each channel has come in the signer, to compare after a crash."""
 
@@ -248,6 +250,8 @@ Request = (
     | SetupChannel
     | ChannelRequest
     | SignSweep
+    | SignSecondStage
+    | FindPeerPoint
     | ChannelNumbers
     | MakeInvoice
     | SignMessage
@@ -395,10 +399,6 @@ class ChannelAnswer(Struct, frozen=True, tag="channel"):
     stopped: Refused | PeerFault | None = None
 
 
-class SweepSigned(Struct, frozen=True, tag="sweep"):
-    transaction: bytes
-
-
 class NumbersOfChannel(Struct, frozen=True, array_like=True):
     """`holder_validated`: newest number of ours that was validated. `holder_revoked`: how many were revoked.
 
@@ -441,6 +441,8 @@ Reply = (
     | ChannelSetUp
     | ChannelAnswer
     | SweepSigned
+    | SecondStageSigned
+    | PeerPointFound
     | Numbers
     | InvoiceMade
     | MessageSigned

@@ -25,16 +25,18 @@ from node.channel.events import (
     OnionsPeeled,
     Peel,
     Publish,
+    Resolve,
     Save,
     Say,
     Send,
     SignerAnswered,
-    Sweep,
-    SweepMade,
+    SignerAsked,
+    Step,
     Tell,
     Tick,
 )
-from node.channel.state import State, Volatile
+from node.channel.recovery import lost_reason
+from node.channel.state import Closing, State, Volatile
 from node.channel.step import steps
 from node.channel.terms import Policy
 from protocol.amounts import BlockHeight, FeeratePerKw, Msat, Sat, scid
@@ -45,9 +47,11 @@ from protocol.bus.messages import channel as said
 from protocol.bus.messages import signer as sign
 from protocol.bus.messages.wallet import SpendPlanned
 from protocol.secret import Secret
+from protocol.wire.bolt2_update import CommitmentSigned, RevokeAndAck
 from protocol.wire.message import Message, decode, encode
 from signer.initialise import create
 from signer.service import SignerService
+from tests.node.channel.saved import Database
 
 PASSPHRASE = Secret(b"correct horse")
 CHAIN = bytes.fromhex("06226e46111a0b59caaf126043eb5bbf28c34f3a5e332a1fc7b2b73cf188910f")
@@ -79,25 +83,34 @@ class Line:
 class End:
     """One node's half: machine, signer, and the last durable state."""
 
-    def __init__(self, name: str, signer: SignerService) -> None:
+    def __init__(self, name: str, signer: SignerService, folder: Path) -> None:
         self.name = name
+        self.folder = folder
         self.signer = signer
         self.session = 0
         self.hello()
         self.state: State | None = None
         self.saved: State | None = None
+        self.durable: State | None = None
+        """The last state that no crash can take; `saved` may still wait for the next commit."""
+        self.database = Database()
+        self.lose_save: bool | None = None
+        """The process dies in the next save that has to be durable; True: the signer still got the question."""
         self.out = Line()
         self.asks: deque[AskSigner] = deque()
         self.peels: deque[Peel] = deque()
         self.said = Said([], [], [], [], [])
         self.published: list[bytes] = []
-        self.sweeps: list[Sweep] = []
+        self.resolves: list[Resolve] = []
         self.drops: list[Drop] = []
         self.says: list[said.ChannelStateChanged] = []
         self.saves = 0
         self.requests = 0
         self.env = Env(height=BlockHeight(110))
         self.on_save: list[Save] = []
+        self.died = False
+        self.questions_lost = 0
+        """How often the signer was asked and the node died without knowing."""
 
     def hello(self) -> sign.Welcome:
         welcome = self.call(sign.Hello("regtest"))
@@ -111,22 +124,45 @@ class End:
         # Over the wire and back, so that nothing passes that msgpack would change.
         return sign.decode_reply(sign.encode(reply)).reply
 
+    def begin(self, state: State) -> None:
+        """The channel is open: its first state is durable."""
+        self.state = self.saved = self.durable = state
+        self.database.write(store.new_channel(1, state.committed), now=True)
+
     def do(self, *events: Event) -> None:
         assert self.state is not None
+        if self.died:
+            return
         before = self.state
         step = steps(before, events, self.env)
+        if step.save is Save.NOW and self.lose_save is not None:
+            self._die_saving(step)
+            return
         self.state = step.state
         if step.save is not Save.NONE:
-            store.changes(1, before, step, "test")
-            self.saves += step.save is Save.NOW
+            now = step.save is Save.NOW
+            self.database.write(store.changes(1, before, step, "test"), now=now)
+            self.saves += now
             self.saved = State(step.state.committed, step.state.htlcs, Volatile())
+            if now:
+                self.durable = self.saved
             self.on_save.append(step.save)
         for effect in step.effects:
             self._perform(effect)
 
+    def _die_saving(self, step: Step) -> None:
+        asked, self.lose_save = self.lose_save, None
+        for effect in step.effects:
+            if asked and isinstance(effect, AskSigner):
+                self.questions_lost += 1
+                self.call(sign.ChannelRequest(step.state.committed.params.handle, effect.operations))
+        self.died = True
+
     def _perform(self, effect: Effect) -> None:
         match effect:
             case Send(messages=messages):
+                for message in messages:
+                    self._check_saved_before(message)
                 self.out.waiting.extend(encode(message) for message in messages)
             case AskSigner():
                 self.asks.append(effect)
@@ -139,57 +175,85 @@ class End:
                 self.says.append(event)
             case Publish(tx=tx):
                 self.published.append(tx)
-            case Sweep():
-                self.sweeps.append(effect)
+            case Resolve():
+                self.resolves.append(effect)
             case Drop(messages=messages):
                 self.out.waiting.extend(encode(message) for message in messages)
                 self.drops.append(effect)
 
-    def answer(self) -> bool:
+    def _check_saved_before(self, message: Message) -> None:
+        """No secret and no signature leaves that the durable state would not give again."""
+        assert self.state is not None and self.durable is not None
+        now, durable = self.state.committed, self.durable.committed
+        if isinstance(message, RevokeAndAck):
+            validating = durable.question is not None and durable.question.validate is not None
+            assert durable.local_number + validating >= now.local_number
+        if isinstance(message, CommitmentSigned):
+            assert durable.remote_number >= now.remote_number
+
+    def answer(self, *, not_now: bool = False) -> bool:
         """The signer answers the oldest question, or peels the oldest onions."""
         assert self.state is not None
-        if self.peels:
+        if self.peels and not not_now:
             peel = self.peels.popleft()
             reply = self.call(sign.PeelOnions(peel.onions))
             assert isinstance(reply, sign.OnionsPeeled)
-            self.do(OnionsPeeled(tuple(zip(peel.ids, reply.results, strict=True))))
+            packets = (onion.packet for onion in peel.onions)
+            self.do(OnionsPeeled(tuple(zip(peel.ids, packets, reply.results, strict=True))))
             return True
         if self.asks:
             ask = self.asks.popleft()
             self.requests += 1
-            reply = self.call(sign.ChannelRequest(self.state.committed.params.handle, ask.operations))
+            reply: sign.Reply = sign.NotNow("away")
+            if not not_now:
+                handle = self.state.committed.params.handle
+                reply = self.call(sign.ChannelRequest(handle, ask.operations))
             assert isinstance(reply, sign.ChannelAnswer | sign.Refused | sign.NotNow)
             self.do(SignerAnswered(ask.ask, reply))
             return True
         return False
 
-    def crash(self) -> None:
-        """The process dies and starts again from what it had saved; the signer lives."""
-        assert self.saved is not None
+    def signer_is_back(self) -> None:
+        self.do(SignerAsked())
+
+    def crash(self, *, lose_next: bool = False) -> None:
+        """The process dies and starts again from what it had saved; the signer lives.
+
+        `lose_next`: what waits for the next commit is lost.
+        """
         self.asks.clear()
         self.peels.clear()
-        self.state = self.saved
+        self.died, self.lose_save = False, None
+        self.database.crash(lose_next=lose_next)
+        self.saved = self.durable = self.state = self.database.state()
         self.hello()
+        assert self.state is not None
+        if not isinstance(self.state.committed.phase, Closing):
+            assert lost_reason(self.state.committed, self.numbers()) is None
         self.do(Tick())
 
-    def sweep(self) -> bytes:
-        assert self.state is not None
-        wanted = self.sweeps.pop()
-        handle = self.state.committed.params.handle
-        spend = sign.SweepInput(wanted.kind, wanted.txid, wanted.index, wanted.value, wanted.number)
-        reply = self.call(sign.SignSweep(handle, (spend,), FeeratePerKw(1000)))
-        assert isinstance(reply, sign.SweepSigned), reply
-        self.do(SweepMade(reply.transaction))
-        return reply.transaction
+    def numbers(self) -> sign.NumbersOfChannel:
+        reply = self.call(sign.ChannelNumbers())
+        assert isinstance(reply, sign.Numbers)
+        return reply.channels[0]
 
 
 class Pair:
     """`alice` opens, `bob` accepts."""
 
     def __init__(self, folder: Path, *, in_memory: bool = True) -> None:
-        self.alice = End("alice", new_signer(folder / "alice", in_memory=in_memory))
-        self.bob = End("bob", new_signer(folder / "bob", in_memory=in_memory))
+        ends = [
+            End(name, new_signer(folder / name, in_memory=in_memory), folder / name)
+            for name in ("alice", "bob")
+        ]
+        self.alice, self.bob = ends
         self.connections = 0
+
+    @classmethod
+    def of(cls, alice: End, bob: End) -> "Pair":
+        made = cls.__new__(cls)
+        made.alice, made.bob, made.connections = alice, bob, 0
+        return made
 
     @property
     def ends(self) -> tuple[End, End]:
@@ -311,7 +375,7 @@ async def open_both(
         bob(),
     )
     for end, opened in ((pair.alice, first), (pair.bob, second)):
-        end.state = end.saved = State(opened.committed, {}, Volatile())
+        end.begin(State(opened.committed, {}, Volatile()))
 
 
 def open_channel(pair: Pair, **options: object) -> None:

@@ -1,0 +1,56 @@
+"""What the chain decided of a closed channel: HTLCs that ended, and the end of all (BOLT 5, "General Nomenclature").
+
+The resolution itself is `node.onchain`; here its results enter the rows, and payments are told.
+"""
+
+from msgspec.structs import replace
+
+from node.channel.events import ResolvedOnChain, Save, SettledOnChain
+from node.channel.state import Closed, Closing, Htlc
+from node.channel.turn import Turn
+from protocol.amounts import Msat
+from protocol.bitcoin.transaction import Transaction
+from protocol.bus.messages import channel as said
+
+
+def settled(turn: Turn, event: SettledOnChain) -> None:
+    """An HTLC ended for good. Told again after a restart; a row that is gone was heard of."""
+    row = turn.htlcs.get((event.offered, event.htlc_id))
+    if row is None or not isinstance(turn.c.phase, Closing):
+        return
+    del turn.htlcs[row.key]
+    turn.finished.append(_offered(turn, row, event) if row.offered else _received(turn, row, event))
+    turn.save(Save.NOW)
+
+
+def _offered(turn: Turn, row: Htlc, event: SettledOnChain) -> Htlc:
+    channel_id = turn.c.params.channel_id
+    if not event.paid:
+        if row.origin is not None:
+            reason = row.failure or b""
+            turn.tell(said.HtlcFailed(row.origin, channel_id, row.id, reason, row.failure_code))
+        return row
+    _moves(turn, Msat(-row.amount_msat))
+    if row.preimage is None and event.preimage is not None and row.origin is not None:
+        turn.tell(said.HtlcFulfilled(row.origin, channel_id, row.id, event.preimage))
+    return replace(row, preimage=row.preimage or event.preimage)
+
+
+def _received(turn: Turn, row: Htlc, event: SettledOnChain) -> Htlc:
+    turn.tell(said.HtlcResolved(turn.c.params.channel_id, row.id, row.payment_hash, event.paid))
+    if not event.paid:
+        return replace(row, preimage=None)  # a preimage alone is no payment
+    _moves(turn, row.amount_msat)
+    return replace(row, preimage=event.preimage or row.preimage or b"")
+
+
+def _moves(turn: Turn, amount: Msat) -> None:
+    turn.c.settled_local = Msat(turn.c.settled_local + amount)
+    turn.c.settled_remote = Msat(turn.c.settled_remote - amount)
+
+
+def resolved(turn: Turn, _event: ResolvedOnChain) -> None:
+    phase = turn.c.phase
+    if isinstance(phase, Closing) and phase.tx:
+        turn.set_phase(Closed(phase.kind, Transaction.parse(phase.tx).txid), turn.c.why)
+        turn.save(Save.NOW)

@@ -1,0 +1,96 @@
+"""The signer contract after a close: sweeps, penalties and second stages (BOLT 5; BOLT 3, "HTLC-Timeout and
+HTLC-Success Transactions"). Part of `protocol.bus.messages.signer`, which lists the requests.
+"""
+
+from msgspec import Struct
+
+from protocol.amounts import FeeratePerKw, Sat
+from protocol.bus.messages.fixed_bytes import Bytes16, Bytes32, Bytes33
+
+
+class SweptHtlc(Struct, frozen=True, array_like=True):
+    """The HTLC behind a swept output. `offered`: by us. `preimage`: evidence from the next hop; without it the
+    signer takes that of its own invoice."""
+
+    offered: bool
+    id: int
+    payment_hash: Bytes32
+    cltv_expiry: int
+    preimage: Bytes32 | None = None
+
+
+class SweepInput(Struct, frozen=True, array_like=True):
+    """An output of ours on chain. `kind` says how it is spent; `number` is that of the commitment it comes from.
+
+    "to_local": our commitment, after the delay; "second_stage_output": likewise, of our second-stage transaction.
+    "to_remote": the peer's commitment (no number needed).
+    "their_offered_with_preimage", "their_received_after_timeout": an HTLC of the peer's unrevoked commitment.
+    "revoked_to_local", "revoked_htlc", "revoked_second_stage": of a commitment that the peer revoked.
+    """
+
+    kind: str
+    txid: Bytes32
+    index: int
+    value: Sat
+    number: int = 0
+    htlc: SweptHtlc | None = None
+
+
+class SignSweep(Struct, frozen=True, tag="sweep"):
+    """Builds and signs one transaction that moves these outputs to the cold descriptor."""
+
+    channel: Bytes16
+    inputs: tuple[SweepInput, ...]
+    feerate_per_kw: FeeratePerKw
+
+
+class WalletCoin(Struct, frozen=True, array_like=True):
+    """A confirmed coin of branch 0 or 1 that pays a fee."""
+
+    txid: Bytes32
+    index: int
+    value: Sat
+    branch: int
+    position: int
+
+
+class StagedHtlc(Struct, frozen=True, array_like=True):
+    """An HTLC of our own commitment. `preimage` as in `SweptHtlc`, for one that we received."""
+
+    offered: bool
+    id: int
+    preimage: Bytes32 | None = None
+
+
+class SignSecondStage(Struct, frozen=True, tag="second_stage"):
+    """Builds and signs HTLC-timeout or HTLC-success of the commitment that we force-closed with.
+
+    Without anchors: one HTLC, at the fee that the peer signed. With anchors several of one lock time share a
+    transaction, and `coins` pay its fee; what is left goes to `change`, a place in branch 0 or 1.
+    """
+
+    channel: Bytes16
+    number: int
+    htlcs: tuple[StagedHtlc, ...]
+    coins: tuple[WalletCoin, ...] = ()
+    change: tuple[int, int] | None = None
+    feerate_per_kw: FeeratePerKw = FeeratePerKw(0)
+
+
+class FindPeerPoint(Struct, frozen=True, tag="peer_point"):
+    """The peer's point of its commitment `number`, out of its secret where that was revoked."""
+
+    channel: Bytes16
+    number: int
+
+
+class SweepSigned(Struct, frozen=True, tag="sweep"):
+    transaction: bytes
+
+
+class SecondStageSigned(Struct, frozen=True, tag="second_stage"):
+    transaction: bytes
+
+
+class PeerPointFound(Struct, frozen=True, tag="peer_point"):
+    point: Bytes33
