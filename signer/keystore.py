@@ -21,6 +21,8 @@ from protocol.secret import Secret
 FILE_NAME = "keystore"
 SCRYPT_COST = 1 << 15
 _FORMAT = 1
+_COSTS = frozenset(1 << power for power in range(1, 17))
+"""scrypt takes powers of two only."""
 _SCRYPT_MEMORY = 1 << 27
 
 
@@ -107,10 +109,10 @@ def _read(datadir: Path) -> _File:
         ) from None
     try:
         file = msgspec.msgpack.decode(raw, type=_File)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise _damaged(datadir) from None
     # The cost stands outside the seal: a bound, so that a changed file cannot eat all memory.
-    if file.format != _FORMAT or not 2 <= file.scrypt_cost <= 1 << 16:
+    if file.format != _FORMAT or file.scrypt_cost not in _COSTS or len(file.nonce) != 12:
         raise _damaged(datadir)
     return file
 

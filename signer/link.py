@@ -22,6 +22,8 @@ MAX_REQUEST_BYTES = 1 << 22
 TURN_LIMIT = 256
 """The most requests of one turn, so that a flood cannot put off the answers of others for ever."""
 ALLOWED_FILE = "clients"
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What bytes that are no request may raise: msgspec has no error of its own for bad UTF-8 and for endless nesting."""
 _log = logging.getLogger("signer")
 
 
@@ -125,19 +127,19 @@ class Link:
                 break
             try:
                 call = contract.decode_call(frames[-1])
-            except msgspec.MsgspecError as error:
+            except UNREADABLE as error:
                 self._unreadable(frames, error)
                 continue
             (quick if isinstance(call.request, QUICK) else durable).append((frames[0], call))
         self._answer(quick, received)
         self._answer(durable, received)
 
-    def _unreadable(self, frames: list[bytes], error: msgspec.MsgspecError) -> None:
+    def _unreadable(self, frames: list[bytes], error: Exception) -> None:
         """Whoever is paired and sends this runs another version, or has a bug; it shall not wait for an answer."""
         _log.warning("unreadable_request bytes=%d", len(frames[-1]))
         try:
             number = _decode_outside(frames[-1]).id
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             return
         refused = contract.Refused(
             "unreadable",

@@ -212,6 +212,12 @@ def _known_point(state: ChannelState, number: int) -> bytes | None:
     return state.points.get(number) if secret is None else point_of(secret.reveal())
 
 
+def peer_point(state: ChannelState, number: int) -> bytes:
+    """For recognising what the peer published; a public value."""
+    point = _known_point(state, number) if 0 <= number <= MAX_COMMITMENT_NUMBER else None
+    return order.sign_point(state, number) if point is None else point
+
+
 def _accept_revocation(state: ChannelState, operation: contract.AcceptRevocation) -> Step:
     number = operation.number
     accepted = contract.RevocationAccepted()

@@ -18,8 +18,10 @@ from protocol.secret import Secret
 from signer import books, channels, keystore, onions, operations, wallet
 from signer import storage as db
 from signer.channel import Channel
+from signer.channel_state import ChannelState
 from signer.initialise import curve_public, known_network, open_keys
 from signer.invoices import invoice_changed, make_invoice
+from signer.onchain import sign_second_stage
 from signer.policy.session import hello_matches, session_fenced
 from signer.refusal import Denied, PeerBroke, internal_error
 from signer.storage import Storage
@@ -109,6 +111,11 @@ class SignerService:
                 return channels.set_up(self._books, self._channel(request.channel), request)
             case contract.SignSweep():
                 return self._sign_sweep(request)
+            case contract.SignSecondStage():
+                return self._sign_second_stage(request)
+            case contract.FindPeerPoint():
+                _, state = channels.ready(self._channel(request.channel))
+                return contract.PeerPointFound(operations.peer_point(state, request.number))
             case contract.ChannelNumbers():
                 return channels.numbers(self._channels.values())
             case contract.SignMessage():
@@ -163,9 +170,7 @@ class SignerService:
         except (Denied, PeerBroke) as refusal:
             stopped = refusal.reply
         self._books.keep()
-        if state is not channel.state:
-            channel.state = state
-            self._touched[channel.handle] = channel
+        self._becomes(channel, state)
         return contract.ChannelAnswer(tuple(results), stopped)
 
     def _sign_sweep(self, request: contract.SignSweep) -> contract.SweepSigned:
@@ -173,9 +178,22 @@ class SignerService:
         if done is None:
             channel = self._channel(request.channel)
             params, state = channels.ready(channel)
-            done = sign_sweep(channel, params, state, request, self._books)
+            done, state = sign_sweep(channel, params, state, request, self._books)
             self._books.note_sweep(request, done)
+            self._becomes(channel, state)
         return contract.SweepSigned(done)
+
+    def _sign_second_stage(self, request: contract.SignSecondStage) -> contract.SecondStageSigned:
+        channel = self._channel(request.channel)
+        params, state = channels.ready(channel)
+        done, state = sign_second_stage(channel, params, state, request, self._books, self.keys)
+        self._becomes(channel, state)
+        return contract.SecondStageSigned(done)
+
+    def _becomes(self, channel: Channel, state: ChannelState) -> None:
+        if state is not channel.state:
+            channel.state = state
+            self._touched[channel.handle] = channel
 
     def _save(self) -> None:
         touched, self._touched = self._touched, {}

@@ -8,32 +8,33 @@ from protocol.bus.messages.signer import SignSweep, SweepInput
 from protocol.curve import sign_ecdsa
 from protocol.errors import CommandRefused
 from protocol.secret import Secret
+from signer import onchain
 from signer.books import Books
 from signer.channel import Channel
 from signer.channel_state import ChannelState
 from signer.policy import closing
+from signer.policy import onchain as rules
 from signer.refusal import Denied
+
+PENALTIES = ("revoked_to_local", "revoked_htlc", "revoked_second_stage")
+KINDS = (
+    "to_local",
+    "to_remote",
+    "second_stage_output",
+    "their_offered_with_preimage",
+    "their_received_after_timeout",
+    *PENALTIES,
+)
 
 
 def sign_sweep(
     channel: Channel, params: CommitmentParams, state: ChannelState, request: SignSweep, books: Books
-) -> bytes:
-    """The whole transaction, to the next script of the cold branch."""
+) -> tuple[bytes, ChannelState]:
+    """The whole transaction, to the next script of the cold branch, and the state that follows."""
     spent: list[tuple[sweep.SweepInput, Secret]] = []
     for wanted in request.inputs:
-        match wanted.kind:
-            case "to_local":
-                spent.append(_to_local(channel, params, state, wanted))
-            case "to_remote":
-                spent.append(_to_remote(channel, params, wanted))
-            case _:
-                raise Denied(
-                    "sweep-kind",
-                    "a sweep spends outputs of a kind that the signer knows",
-                    seen=ascii(wanted.kind[:40]),
-                    limit="to_local, to_remote",
-                    next_step="Use a newer signer, or leave this output out.",
-                )
+        item, key, state = _input(channel, params, state, wanted, books)
+        spent.append((item, key))
     if not spent or len({item.outpoint for item, _ in spent}) != len(spent):
         raise Denied(
             "sweep-output",
@@ -56,12 +57,38 @@ def sign_sweep(
             limit="the dust limit",
             next_step=error.what_to_do,
         ) from error
-    closing.close_fee(built.fee, Sat(sum(item.value for item in inputs)))
+    moved = Sat(sum(item.value for item in inputs))
+    penalty = all(wanted.kind in PENALTIES for wanted in request.inputs)
+    rules.onchain_fee(built.fee, rules.fee_limit(moved, len(inputs), penalty=penalty))
     signatures = [
         sign_ecdsa(key.reveal(), digest) if digest is not None else None
         for digest, (_, key) in zip(built.digests, spent, strict=True)
     ]
-    return built.signed(signatures).serialize()
+    return built.signed(signatures).serialize(), state
+
+
+def _input(
+    channel: Channel, params: CommitmentParams, state: ChannelState, wanted: SweepInput, books: Books
+) -> onchain.Claimed:
+    match wanted.kind:
+        case "to_local":
+            return *_to_local(channel, params, state, wanted), state
+        case "to_remote":
+            return *_to_remote(channel, params, wanted), state
+        case "second_stage_output":
+            return *onchain.second_stage_output(channel, params, state, wanted), state
+        case "their_offered_with_preimage" | "their_received_after_timeout":
+            return onchain.claim(channel, params, state, wanted, books)
+        case "revoked_to_local" | "revoked_htlc" | "revoked_second_stage":
+            return onchain.punish(channel, params, state, wanted)
+        case _:
+            raise Denied(
+                "sweep-kind",
+                "a sweep spends outputs of a kind that the signer knows",
+                seen=ascii(wanted.kind[:40]),
+                limit=", ".join(KINDS),
+                next_step="Use a newer signer, or leave this output out.",
+            )
 
 
 def _to_local(

@@ -122,7 +122,7 @@ class JsonRpc:
             )
         try:
             reply = _decode(answer)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if status == 503:
                 raise BackendAway(f"bitcoind at {self.url} is too busy. We try again.") from error
             raise BackendUnusable(f"{self.url} does not speak bitcoind's RPC (HTTP {status}).") from error

@@ -26,7 +26,7 @@ def value(word: str) -> Any:
     if word[:1] in ("[", "{"):
         try:
             return json.loads(word)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BadUsage(f"{word[:60]!r} starts like JSON but is not: {error}") from error
     return word
 

@@ -36,7 +36,9 @@ class RpcRefused(Exception):
         self.code = code
 
 
-def wait_for(what: str, seen: Callable[[], Any], *, seconds: float = 60.0) -> Any:
+def wait_for(
+    what: str, seen: Callable[[], Any], *, seconds: float = 60.0, every: float = POLL_SECONDS
+) -> Any:
     """Polls until `seen` answers something true, and returns that."""
     end = time.monotonic() + seconds
     while True:
@@ -45,7 +47,7 @@ def wait_for(what: str, seen: Callable[[], Any], *, seconds: float = 60.0) -> An
             return found
         if time.monotonic() > end:
             raise DemoFailed(f"{what}: not within {seconds:g} seconds")
-        time.sleep(POLL_SECONDS)
+        time.sleep(every)
 
 
 class Program:
@@ -62,6 +64,16 @@ class Program:
         if self._process is None:
             raise DemoFailed(f"{self.name} is not running")
         return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def wait_end(self, seconds: float) -> int:
+        """The exit code of a program that ends by itself."""
+        if self._process is None:
+            raise DemoFailed(f"{self.name} is not running")
+        return self._process.wait(seconds)
 
     def start(self, module: str, *arguments: str, passphrase: bool = False) -> None:
         self.ready.unlink(missing_ok=True)
@@ -207,6 +219,10 @@ class Node:
     def __init__(self, name: str, folder: Path, chain: Chain) -> None:
         self.name = name
         self.chain = chain
+        self.settings: list[str] = []
+        """`name=value` of lnp.toml, for each run of the daemon."""
+        self.program: tuple[str, ...] = ("node",)
+        """The module that runs the daemon, with its first arguments."""
         self.folder = folder
         self.datadir = folder / name
         self.signer_dir = folder / f"{name}-signer"
@@ -254,7 +270,10 @@ class Node:
         )
 
     def start_daemon(self) -> None:
-        self.daemon.start("node", "run", "--network", NETWORK, "--datadir", str(self.datadir))
+        settings = [word for setting in self.settings for word in ("--set", setting)]
+        self.daemon.start(
+            *(*self.program, "run", "--network", NETWORK, "--datadir", str(self.datadir), *settings)
+        )
 
     def wait_ready(self) -> None:
         self.daemon.wait_ready()
@@ -263,6 +282,24 @@ class Node:
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    def use_tor(self, socks_port: int, control_port: int) -> None:
+        """Onion only, by a tor that runs already."""
+        self.settings = [
+            "tor.mode=system",
+            "tor.clear=off",
+            f"tor.socks=127.0.0.1:{socks_port}",
+            f"tor.control=127.0.0.1:{control_port}",
+        ]
+
+    @property
+    def onion(self) -> str | None:
+        """Where others reach this node through Tor, once it has reached itself there."""
+        info = self.try_call("getinfo") or {"roads": [], "address": []}
+        if not any(road["name"] == "tor" and road.get("inbound") == "reachable" for road in info["roads"]):
+            return None
+        (found,) = (entry for entry in info["address"] if entry["type"] == "torv3")
+        return f"{found['address']}:{found['port']}"
 
     @property
     def node_id(self) -> str:

@@ -6,6 +6,7 @@ again after `up`. Every connection opens with `Hello`, which fences the session 
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -13,6 +14,7 @@ import msgspec
 import structlog
 import zmq
 
+from node.signer_link.lanes import LaneBook, lane_of
 from protocol.bus.messages.signer import (
     Hello,
     NotNow,
@@ -32,6 +34,7 @@ log = structlog.get_logger()
 DEADLINE = 30.0
 SWEEP_SECONDS = 1.0
 HELLO_DEADLINE = 10.0
+DENIED_SECONDS = 2.0
 HEARTBEAT_MS = 2_000
 SILENCE_MS = 6_000
 FENCED = "session-fenced"
@@ -74,8 +77,9 @@ class SignerClient:
         """Why the signer is away, for people."""
         self.on_state: Callable[[SignerState], None] | None = None
         self.requests = 0
+        self.lanes = LaneBook()
         self._became_up: asyncio.Event | None = None
-        self._open: dict[int, tuple[float, Callback]] = {}
+        self._open: dict[int, tuple[float, Callback, str, float]] = {}
         self._next_id = 0
         self._session = 0
         self._expected: bytes | None = None
@@ -85,6 +89,8 @@ class SignerClient:
         self._monitor: LoopSocket | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._hello_again: asyncio.TimerHandle | None = None
+        self._socket: zmq.Socket[bytes] | None = None
+        self._dial_again: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -98,7 +104,7 @@ class SignerClient:
             (zmq.RCVHWM, 0),
             (zmq.IPV6, 1),
             (zmq.RECONNECT_IVL, 100),
-            (zmq.RECONNECT_IVL_MAX, 5_000),
+            (zmq.RECONNECT_IVL_MAX, 1_000),
             (zmq.HEARTBEAT_IVL, HEARTBEAT_MS),
             (zmq.HEARTBEAT_TIMEOUT, SILENCE_MS),
         ):
@@ -110,9 +116,10 @@ class SignerClient:
         self._link = LoopSocket(socket, self._on_frames)
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
         socket.connect(self._endpoint)
+        self._socket = socket
 
     async def stop(self) -> None:
-        for timer in (self._sweeper, self._hello_again):
+        for timer in (self._sweeper, self._hello_again, self._dial_again):
             if timer is not None:
                 timer.cancel()
         if self._link is None or self._monitor is None or self._context is None:
@@ -123,7 +130,15 @@ class SignerClient:
         self._monitor.close()
         self._link.close(linger_ms=200)
         self._context.term()
-        self._link = self._monitor = self._context = None
+        self._link = self._monitor = self._context = self._socket = None
+
+    @property
+    def endpoint(self) -> str:
+        return self._endpoint
+
+    @property
+    def open_requests(self) -> int:
+        return len(self._open)
 
     def expect(self, node_id: bytes) -> None:
         """From here on only a signer with this node id is used: another one has another seed."""
@@ -179,7 +194,8 @@ class SignerClient:
         if self._link is None or not self._link.send([encode(call)]):
             self._loop.call_soon(callback, SignerAway(self.reason))
             return
-        self._open[number] = (self._loop.time() + deadline, callback)
+        now = self._loop.time()
+        self._open[number] = (now + deadline, callback, lane_of(request), now)
 
     def _on_frames(self, frames: list[bytes]) -> None:
         try:
@@ -192,6 +208,7 @@ class SignerClient:
         entry = self._open.pop(answer.id, None)
         if entry is None:
             return  # it came after its deadline
+        self.lanes.answered(entry[2], self._loop.time() - entry[3], answer.reply)
         if isinstance(answer.reply, Refused) and answer.reply.tag == FENCED and self._session:
             # Another node has said hello after us. Saying it again would make the two fence each other for ever.
             self._go_away(f"another node uses this signer now. {answer.reply.next_step}")
@@ -211,6 +228,16 @@ class SignerClient:
                 f"the signer at {self._endpoint} and this node do not know each other's keys; "
                 "run `lnp-signer pair` with the key that `lnpd init` printed, and compare --signer-key"
             )
+            if self._dial_again is None:
+                self._dial_again = self._loop.call_later(DENIED_SECONDS, self._dial)
+
+    def _dial(self) -> None:
+        """libzmq gives a server up that refused our key; a person may have paired us since."""
+        self._dial_again = None
+        if self._socket is not None:
+            with contextlib.suppress(zmq.ZMQError):
+                self._socket.disconnect(self._endpoint)
+            self._socket.connect(self._endpoint)
 
     def _say_hello(self) -> None:
         self._hello_again = None
@@ -239,7 +266,7 @@ class SignerClient:
         lost, self._open = self._open, {}
         self._session = 0
         self._set_state(SignerState.AWAY, reason)
-        for _, callback in lost.values():
+        for _, callback, *_rest in lost.values():
             _tell(callback, SignerAway(reason))
 
     def _set_state(self, state: SignerState, reason: str) -> None:
@@ -262,9 +289,8 @@ class SignerClient:
 
     def _sweep(self) -> None:
         now = self._loop.time()
-        for number in [number for number, (expiry, _) in self._open.items() if expiry <= now]:
-            _, callback = self._open.pop(number)
-            _tell(callback, SignerAway("the signer did not answer in time"))
+        for number in [number for number, entry in self._open.items() if entry[0] <= now]:
+            _tell(self._open.pop(number)[1], SignerAway("the signer did not answer in time"))
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
 

@@ -25,7 +25,7 @@ def parse_path(text: str) -> tuple[int, ...]:
 def parse_child(text: str) -> int:
     hardened = text[-1:] in ("'", "h")
     digits = text[:-1] if hardened else text
-    if not (digits.isascii() and digits.isdigit()) or int(digits) >= HARDENED:
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 10 or int(digits) >= HARDENED:
         raise MalformedMessage(f"{text!r} is no child number of a derivation path")
     return int(digits) + HARDENED * hardened
 

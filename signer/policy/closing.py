@@ -3,12 +3,9 @@ cold")."""
 
 from protocol.amounts import Sat, floor_sat
 from protocol.bolt3.commitment import Side
+from protocol.bus.messages.signer import MAX_CLOSING_FEE, MAX_CLOSING_FEE_SHARE
 from signer.channel_state import ChannelState
 from signer.refusal import Denied
-
-MAX_CLOSING_FEE = Sat(50_000)
-MAX_CLOSING_FEE_SHARE = 4
-"""A closing or sweep fee is at most MAX_CLOSING_FEE and at most a quarter of what is moved."""
 
 
 def largest_fee(moved: Sat) -> Sat:
