@@ -4,18 +4,26 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test bench soak check clean
+.PHONY: demo test interop bench soak check clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[regtest,dev]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[regtest,tui,dev]'
 	touch $@
 
+# `make demo TOR=1`: onion to onion, over a private Tor network on this machine.
 demo: $(READY)
-	$(RUN) -m node.demo
+	$(RUN) -m node.demo $(if $(TOR),--tor)
 
+# tests/tor runs in one process, since its tests share one Tor network.
 test: $(READY)
-	$(RUN) -m pytest -n 2 $(PYTEST_ARGS)
+	$(RUN) -m pytest -n 2 --ignore=tests/tor $(PYTEST_ARGS)
+	$(if $(PYTEST_ARGS),,$(RUN) -m pytest tests/tor)
+
+# LND, LDK and Electrum against our node. The first time LND is built, which takes ten minutes on two cores.
+interop: $(READY)
+	$(RUN) -m tests.interop build
+	$(RUN) -m pytest -n 2 --dist loadfile tests/interop $(PYTEST_ARGS)
 
 bench: $(READY)
 	$(RUN) -m tests.bench

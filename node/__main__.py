@@ -16,6 +16,7 @@ from node.linkkey import LinkKey
 from node.storage.database import open_database
 from node.storage.errors import StorageFailed
 from protocol.errors import CommandRefused
+from protocol.pairing import Pairing
 from protocol.secret import Secret
 
 REFUSED = 2
@@ -119,6 +120,45 @@ def pair(datadir: Path, network: str | None) -> None:
     except CommandRefused as error:
         _refuse(error)
     _show_pairing(key)
+
+
+@main.command("pair-tui")
+@_DATADIR
+@click.option("--network", help="Needed when several were set up.")
+@click.option("--name", default="lnp-tui", show_default=True, help="What to call the program that is let in.")
+@click.option("--client-key", help="Let this key in (`lnp-tui --show-key`); else one is drawn.")
+@click.option("--endpoint", help="Where it will find us, if not where we listen: tcp://HOST:PORT")
+@click.option("--remove", is_flag=True, help="Shut out what has this name instead.")
+def pair_tui(
+    datadir: Path,
+    network: str | None,
+    name: str,
+    client_key: str | None,
+    endpoint: str | None,
+    remove: bool,
+) -> None:
+    """Let a terminal UI in: prints a pairing string, which is a password to this node."""
+    from node.gateway import keys
+    from node.gateway.service import endpoints
+
+    try:
+        directory = settings.network_directory(datadir, network)
+        config = settings.load(directory)
+        if remove:
+            click.echo(f"{keys.remove_client(directory, name)} shut out; a running node follows in a second.")
+            return
+        where = endpoint or endpoints(directory, config.gateway.listen)[-1]
+        if client_key:
+            keys.add_client(directory, client_key.encode(), name)
+            server_key = keys.own_key(directory).public.decode()
+            pairing = Pairing(where, server_key, client_key, "", config.network)
+        else:
+            pairing = keys.pair(directory, where, config.network, name)
+    except CommandRefused as error:
+        _refuse(error)
+    click.echo(f"Whoever has this can use the node at {where}. On the other side:\n", err=True)
+    click.echo("  lnp-tui --pair -     (and paste it)\n", err=True)
+    click.echo(pairing.text())
 
 
 def _show_pairing(key: LinkKey) -> None:

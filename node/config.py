@@ -40,9 +40,44 @@ class BitcoindConfig(Struct, frozen=True, forbid_unknown_fields=True):
         return Path(self.cookie).expanduser()
 
 
+class GatewayConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where programs of the user, such as `lnp-tui`, may connect; empty: a socket in the node's directory.
+
+    `ipc://PATH` or `tcp://HOST:PORT`. The line is encrypted, and only paired programs are let in.
+    """
+
+    listen: tuple[str, ...] = ()
+
+
 class LogConfig(Struct, frozen=True, forbid_unknown_fields=True):
     level: str = "info"
     file: str = ""
+
+
+class TorConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the node uses Tor. Empty means: what is right for the network (`resolved`)."""
+
+    mode: str = ""
+    """managed: `lnpd` starts a tor of its own; system: it uses the one at `socks` and `control`; or off."""
+    clear: str = ""
+    """How clear addresses are dialled: tor (through an exit), direct (from this machine), or off."""
+    socks: str = "127.0.0.1:9050"
+    control: str = "127.0.0.1:9051"
+    """host:port, or unix:/path."""
+    password: Secret = Secret(b"")
+    """Of the control port; without one its cookie is used."""
+    onion_port: int = 9735
+    options: tuple[str, ...] = ()
+    """More lines for the torrc of a managed tor, such as bridges."""
+
+    def resolved(self, network: str) -> "TorConfig":
+        """On every network but regtest nothing goes out but through Tor, unless somebody wrote otherwise."""
+        local = network == "regtest"
+        return msgspec.structs.replace(
+            self,
+            mode=self.mode or ("off" if local else "managed"),
+            clear=self.clear or ("direct" if local else "tor"),
+        )
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,7 +92,10 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """Where to look for coins of a seed that was used before."""
     fallback_feerate_per_kw: int | None = None
     """Used when the backend has no estimate."""
-    transports: dict[str, str] = field(default_factory=lambda: {"tcp": "transports.tcp:TcpTransport"})
+    transports: dict[str, str] = field(default_factory=dict)
+    """Others beside tcp and tor, `name = "module:class"`."""
+    tor: TorConfig = TorConfig()
+    gateway: GatewayConfig = GatewayConfig()
     log: LogConfig = LogConfig()
 
     @property
@@ -123,7 +161,26 @@ def parse(document: dict[str, Any], where: str) -> Config:
         raise CommandRefused(
             f"{where}: {config.log.level!r} is no log level", what_to_do="Use debug, info, warning or error."
         )
+    _check_tor(config, where)
     return config
+
+
+def _check_tor(config: Config, where: str) -> None:
+    tor = config.tor.resolved(config.network)
+    for name, value, allowed in (
+        ("mode", tor.mode, ("managed", "system", "off")),
+        ("clear", tor.clear, ("tor", "direct", "off")),
+    ):
+        if value not in allowed:
+            raise CommandRefused(
+                f"{where}: tor.{name} cannot be {value!r}", what_to_do=f"Use one of {', '.join(allowed)}."
+            )
+    if tor.mode == "off" and tor.clear == "tor":
+        raise CommandRefused(
+            f"{where}: tor.mode is off, so clear addresses cannot go through Tor",
+            what_to_do="Use tor.mode = managed or system; or tor.clear = direct, which shows the address of "
+            "this machine to everyone it talks to.",
+        )
 
 
 def save(directory: Path, config: Config) -> None:
@@ -137,13 +194,18 @@ def save(directory: Path, config: Config) -> None:
     tables: tuple[tuple[str, Struct], ...] = (
         ("signer", config.signer),
         ("bitcoind", config.bitcoind),
+        ("tor", config.tor),
+        ("gateway", config.gateway),
         ("log", config.log),
     )
     for table, part in tables:
+        usual_part = TorConfig() if isinstance(part, TorConfig) else None
+        if part == usual_part:
+            continue
         lines += ["", f"[{table}]"]
         for name, value in msgspec.structs.asdict(part).items():
             text = value.reveal().decode() if isinstance(value, Secret) else value
-            if text != "":
+            if text not in ("", ()) and (usual_part is None or value != getattr(usual_part, name)):
                 lines.append(f"{name} = {_toml(text)}")
     part_file = directory / f"{FILE}.part"
     with open(os.open(part_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -175,7 +237,13 @@ def _override(document: dict[str, Any], override: str) -> None:
 def _check_names(document: dict[str, Any], kind: type[Struct], prefix: str, where: str) -> None:
     tables: dict[str, type[Struct]] = {}
     if kind is Config:
-        tables = {"signer": SignerConfig, "bitcoind": BitcoindConfig, "log": LogConfig}
+        tables = {
+            "signer": SignerConfig,
+            "bitcoind": BitcoindConfig,
+            "tor": TorConfig,
+            "gateway": GatewayConfig,
+            "log": LogConfig,
+        }
     known = kind.__struct_fields__
     for name, value in document.items():
         if name not in known:

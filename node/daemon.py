@@ -11,14 +11,17 @@ from pathlib import Path
 import structlog
 from msgspec import Struct
 
+from node import log as node_log
 from node.chain.backend import BackendAway, BackendUnusable
 from node.chain.bitcoind import Bitcoind
 from node.chain.service import ChainService
 from node.channel.service import ChannelService
 from node.config import Config
+from node.events.service import EventService
+from node.gateway.service import GatewayService
 from node.linkkey import LinkKey
 from node.payments.service import PaymentService
-from node.peer import transports
+from node.peer import roads, transports
 from node.peer.events import LocalNode
 from node.peer.service import PeerService
 from node.rpc.service import RpcService
@@ -34,6 +37,7 @@ from protocol.bolt9 import OUR_INIT
 from protocol.bus.bus import OutcomeUnknown
 from protocol.bus.local import LocalBus
 from protocol.bus.messages.chain import GetTip
+from protocol.bus.messages.events import SignerRow
 from protocol.bus.messages.signer import Welcome
 from protocol.bus.messages.signer_link import SignerLink
 from protocol.bus.service import Service
@@ -108,7 +112,7 @@ def _peer(parts: Parts) -> Service:
         local=LocalNode(parts.identity.node_id, OUR_INIT, parts.network.chain_hash),
         signer=parts.signer,
         writer=parts.database.writer,
-        transports=transports.load(parts.config.transports),
+        transports=transports.load(roads.wanted(parts.config), parts.directory),
         listen=parts.config.listen,
     )
 
@@ -166,6 +170,9 @@ async def _start(directory: Path, config: Config, database: Database, supervisor
     identity = await _identity(database, signer.client)
     parts = Parts(directory, config, network, bus, database, signer.client, backend, identity, supervisor)
     services = [make(parts) for make in SERVICES]
+    event_stream = EventService(bus, signer=signer.row)
+    await supervisor.start(_LogTap(event_stream))
+    await supervisor.start(event_stream)
     signer.say()  # it may have come up before anybody listened
     for service in services:
         await supervisor.start(service)
@@ -178,6 +185,8 @@ async def _start(directory: Path, config: Config, database: Database, supervisor
         bus, directory=directory, facts=_facts(parts, listening), stop_node=supervisor.request_stop
     )
     await supervisor.start(rpc)
+    gateway = GatewayService(bus, directory=directory, network=network.name, listen=config.gateway.listen)
+    await supervisor.start(gateway)
     _write_ready(directory, identity, listening, rpc.path)
     log.info("ready", node_id=identity.node_id, network=network.name, listen=",".join(listening))
 
@@ -205,8 +214,37 @@ class _SignerLink:
     async def stop(self) -> None:
         await self.client.stop()
 
+    def row(self) -> SignerRow:
+        client = self.client
+        return SignerRow(
+            up=client.state is SignerState.UP,
+            reason=client.reason,
+            endpoint=client.endpoint,
+            node_id=client.welcome.node_id if client.welcome is not None else b"",
+            requests=client.requests,
+            open=client.open_requests,
+            refused=client.lanes.refused,
+            lanes=client.lanes.rows(),
+            refusals=client.lanes.refusals(),
+        )
+
     def say(self, _state: SignerState | None = None) -> None:
         self._bus.publish(SignerLink(self.client.state is SignerState.UP, self.client.reason))
+
+
+class _LogTap:
+    """The log's lines are events too, from the start of the services to their end."""
+
+    name = "log_tap"
+
+    def __init__(self, stream: EventService) -> None:
+        self._hear = stream.log_line
+
+    async def start(self) -> None:
+        node_log.tap(self._hear)
+
+    async def stop(self) -> None:
+        node_log.untap(self._hear)
 
 
 async def _identity(database: Database, signer: SignerClient) -> Identity:

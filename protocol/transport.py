@@ -1,12 +1,14 @@
 """What every transport gives to the node: links of bytes, and a profile from which timers follow.
 
 A transport knows no Lightning rule. It is found by name in the entry-point group `lnp.transports`, made with
-no arguments, and used through these interfaces only. Nothing here does I/O.
+`made_for` and used through these interfaces only. Nothing here does I/O.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, Protocol, Self
 
 from protocol.errors import ProtocolError
 
@@ -33,10 +35,16 @@ class LinkProfile:
     """In millisatoshi; 0 where sending is free."""
     duty_cycle: float = 1.0
     """The share of time in which we may send (a hundredth on some radio bands)."""
+    setup: float = 0.0
+    """Seconds until a link stands, beside its round trips: circuits that are built, a radio that wakes up."""
+    road: str = ""
+    """The name of the transport, for people."""
 
     def __post_init__(self) -> None:
-        if self.latency <= 0 or not 0 < self.duty_cycle <= 1 or self.cost_per_byte < 0:
-            raise ValueError("a link needs a latency above 0, a duty cycle in (0, 1] and a cost of 0 or more")
+        if self.latency <= 0 or not 0 < self.duty_cycle <= 1 or self.cost_per_byte < 0 or self.setup < 0:
+            raise ValueError(
+                "a link needs a latency above 0, a duty cycle in (0, 1], and a cost and set-up time of 0 or more"
+            )
         if self.datagram_size is not None and self.datagram_size < 1:
             raise ValueError(f"a datagram of {self.datagram_size} bytes carries nothing")
 
@@ -46,14 +54,24 @@ class LinkProfile:
         return 2 * self.latency / self.duty_cycle * (3 if self.lossy else 1)
 
     @property
+    def dial_timeout(self) -> float:
+        """Until the link itself stands or is given up."""
+        return 10 + 6 * self.round_trip + self.setup
+
+    @property
     def handshake_timeout(self) -> float:
         """Three acts and both `init`, beside the time that two signers may take."""
         return 10 + 6 * self.round_trip
 
     @property
+    def crossing_dials(self) -> float:
+        """Two connections of one peer that are closer in time than this were made by both sides at once."""
+        return 10 + self.round_trip
+
+    @property
     def ping_interval(self) -> float:
         """How long a quiet link is left alone: seldom where sending is dear or slow."""
-        return 60 + 60 * self.round_trip
+        return 60 + 10 * self.round_trip
 
     @property
     def pong_wait(self) -> float:
@@ -63,6 +81,56 @@ class LinkProfile:
     def revocation_wait(self) -> float:
         """From our commitment_signed to the peer's revoke_and_ack: a save and a signature."""
         return 30 + 6 * self.round_trip
+
+    @property
+    def closing_wait(self) -> float:
+        """How long a peer may take to read our last words."""
+        return 5 + 3 * self.round_trip
+
+    @property
+    def first_reconnect(self) -> float:
+        """Before the first dial to a peer that was lost; each failure doubles it."""
+        return 0.8 + self.round_trip / 2
+
+    @property
+    def longest_reconnect(self) -> float:
+        return 120 + 30 * self.round_trip
+
+    @property
+    def steady_after(self) -> float:
+        """A connection that lasted so long was a good one, and waiting begins anew."""
+        return 60 + 10 * self.round_trip
+
+
+class RoadState(Enum):
+    """Can this transport dial now?"""
+
+    STARTING = "starting"
+    UP = "up"
+    DOWN = "down"
+
+
+@dataclass(frozen=True, slots=True)
+class RoadStatus:
+    """How a transport is doing, in words that a person can act on."""
+
+    state: RoadState
+    sentence: str = ""
+    """What is the matter and what to do; empty when all is well."""
+    addresses: tuple[str, ...] = ()
+    """Where others reach us by it, beside the addresses where it listens."""
+    inbound: str = ""
+    """How those addresses are doing, such as `reachable`; empty where there is nothing to tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransportSetup:
+    """What a transport is made from."""
+
+    directory: Path
+    """Where it may keep what outlives a restart, readable by us alone."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Its own table of the config."""
 
 
 OnData = Callable[[bytes], None]
@@ -94,7 +162,7 @@ class Link(Protocol):
     def resume_reading(self) -> None: ...
 
     def close(self, reason: str = "closed by us") -> None:
-        """Send what is queued and close; a peer that does not take it is cut off after `pong_wait`."""
+        """Send what is queued and close; a peer that does not take it is cut off after `closing_wait`."""
 
 
 OnLink = Callable[[Link], None]
@@ -110,14 +178,32 @@ class Listener(Protocol):
 
 
 class Transport(Protocol):
+    @classmethod
+    def made_for(cls, setup: TransportSetup) -> Self:
+        """ValueError, in a sentence, when the settings cannot be used. Starts nothing."""
+
     @property
     def profile(self) -> LinkProfile: ...
 
-    async def dial(self, address: str) -> Link:
-        """DialFailed when nobody answers, ValueError when the address is not one of this transport."""
+    def status(self) -> RoadStatus: ...
+
+    async def start(self) -> None:
+        """Begin what runs beside the links. Never waits for a network, and never fails because of one."""
+
+    async def stop(self) -> None: ...
+
+    def takes(self, address: str) -> bool:
+        """Would `dial` try this address? Without any I/O."""
+
+    async def dial(self, address: str, *, peer: bytes = b"") -> Link:
+        """DialFailed when nobody answers, ValueError when the address is not one of this transport.
+
+        `peer` is the node id: links to different peers must not be seen to come from one node.
+        """
 
     async def listen(self, address: str, on_link: OnLink) -> Listener:
-        """Call `on_link` for each link that comes in; it must call `start` or `close`."""
+        """Call `on_link` for each link that comes in; it must call `start` or `close`. ValueError when this
+        transport does not listen there."""
 
 
 def parse_host_port(address: str, *, lowest_port: int = 1) -> tuple[str, int]:

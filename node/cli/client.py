@@ -60,7 +60,7 @@ def call(
 ) -> Any:
     """The result. `progress` is told the seconds that have passed, ten times a second."""
     request = {"jsonrpc": "2.0", "id": f"lnp:{method}#{os.getpid()}", "method": method, "params": params}
-    with _connect(path) as connection:
+    with connect(path) as connection:
         try:
             connection.sendall(json.dumps(request).encode())
             reply = _read(connection, timeout, progress)
@@ -73,7 +73,7 @@ def call(
     return reply.get("result")
 
 
-def _connect(path: Path) -> socket.socket:
+def connect(path: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         with _short_name(path) as name:

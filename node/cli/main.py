@@ -63,7 +63,28 @@ def main(
         params = arguments.params(words, by_name=keywords)
     except arguments.BadUsage as error:
         raise click.UsageError(str(error)) from error
+    if method == "watch":
+        context.exit(_watch(path, params, as_json=as_json))
     context.exit(_run(path, method, params, as_json=as_json, timeout=timeout))
+
+
+def _watch(path: Path, params: Any, *, as_json: bool) -> int:
+    """Until Ctrl-C, or until whoever reads us closes the pipe."""
+    from node.cli import watch
+
+    try:
+        watch.run(path, params, as_json=as_json)
+    except NoDaemon as error:
+        _say(f"{error}. Start it with `lnpd run`, or give --datadir and --network of the one that runs.")
+        return NO_DAEMON
+    except Refused as error:
+        return _refused(error, as_json=as_json)
+    except (Unknown, OSError) as error:
+        _say(f"The stream ended: {error}.")
+        return NO_DAEMON
+    except KeyboardInterrupt:
+        pass
+    return OK
 
 
 def _run(path: Path, method: str, params: Any, *, as_json: bool, timeout: float | None) -> int:

@@ -84,16 +84,30 @@ def _getinfo(result: dict[str, Any]) -> list[RenderableType]:
     table.add_row(Text("peers", style="bold"), plain(f"{result['num_peers']} connected"))
     for address in result.get("address", []):
         table.add_row(Text("address", style="bold"), plain(f"{address['address']}:{address['port']}"))
+    for road in result.get("roads", []):
+        table.add_row(Text("road", style="bold"), _road(road))
     table.add_row(Text("version", style="bold"), plain(result["version"]))
     return [Panel(table, title=plain(result["alias"]), title_align="left", expand=False)]
 
 
+def _road(road: dict[str, Any]) -> Text:
+    words = [f"{road['name']} {road['state']}"]
+    if "inbound" in road:
+        words.append(f"our onion is {road['inbound']}" if road["name"] == "tor" else road["inbound"])
+    if "what" in road:
+        words.append(road["what"])
+    style = {"up": "green", "starting": "yellow"}.get(road["state"], "red")
+    return plain("; ".join(words), "yellow" if "what" in road and style == "green" else style)
+
+
 def _listpeers(result: dict[str, Any]) -> list[RenderableType]:
-    table = _table("peer", "state", "channels>", "address")
+    table = _table("peer", "state", "channels>", "road", "address")
     for peer in result["peers"]:
         state = Text("connected", style="green") if peer["connected"] else Text("away", style="yellow")
         address = ", ".join(peer.get("netaddr", []))
-        table.add_row(plain(peer["id"]), state, str(peer["num_channels"]), plain(address))
+        table.add_row(
+            plain(peer["id"]), state, str(peer["num_channels"]), plain(peer.get("road", "")), plain(address)
+        )
     return _empty(result["peers"], "No peers. `lnp connect ID@HOST:PORT` makes one.") or [table]
 
 

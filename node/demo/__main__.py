@@ -1,8 +1,9 @@
 """`make demo`: the main job from nothing, with real processes, real consensus and real keys, in plain words."""
 
 import argparse
+import contextlib
 import shutil
-import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -10,9 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from node.demo import tor_network
 from node.demo.stack import DemoFailed, Node, RpcRefused, Stack, wait_for
 
 FUNDS = 100_000_000
+BOBS_MONEY = 300_000
+EVERY_SECONDS = 4.0
 CHANNEL = 1_000_000
 """Small, so that a hundredth of it, the reserve, leaves bob able to pay 4,000 back out of 21,000 sat."""
 
@@ -91,8 +95,12 @@ def tell(story: Story, stack: Stack) -> None:
     )
     story.say(f"alice has {FUNDS:,} sat on chain at {address}")
 
-    alice.call("connect", f"{bob.node_id}@{bob.address}")
-    story.say("alice and bob are connected (BOLT 8, static keys in the signers)")
+    place = find(story, bob) if bob.settings else bob.address
+    began = time.monotonic()
+    alice.call("connect", f"{bob.node_id}@{place}")
+    story.say(
+        f"alice and bob are connected in {time.monotonic() - began:.1f} s (BOLT 8, static keys in the signers)"
+    )
     opened = alice.call("fundchannel", bob.node_id, CHANNEL)
     story.say(f"alice opened an anchors channel of {CHANNEL:,} sat: funding txid {opened['txid']}")
     stack.chain.mine(3)
@@ -103,6 +111,13 @@ def tell(story: Story, stack: Stack) -> None:
     pay(story, bob, alice, 4_000, "change")
     crash(story, stack)
     close(story, stack)
+
+
+def find(story: Story, node: Node) -> str:
+    """The onion address, once the node has reached itself there as a stranger would."""
+    place: str = story.wait(f"{node.name} to be reachable through Tor", lambda: node.onion, seconds=120)
+    story.say(f"{node.name} is reachable through Tor at {place}")
+    return place
 
 
 def crash(story: Story, stack: Stack) -> None:
@@ -176,24 +191,45 @@ def close(story: Story, stack: Stack) -> None:
 
 
 def stay(story: Story, stack: Stack) -> None:
-    """On a terminal: a fresh channel, everything running, and what to try."""
+    """On a terminal: a fresh channel, everything running, and the terminal UI of alice, whom bob pays now and then."""
     alice, bob = stack.nodes["alice"], stack.nodes["bob"]
     alice.call("fundchannel", bob.node_id, CHANNEL)
     stack.chain.mine(3)
     story.wait("a new channel to be usable", lambda: normal(alice) and normal(bob))
+    pay(story, alice, bob, BOBS_MONEY, "bob's money")
     story.say("everything is still running, with a new channel. In another terminal try:")
     for node in (alice, bob):
         print(f"\n  # {node.name}")
         print(f"  lnp --datadir {node.datadir} --network regtest getinfo")
-        print(f"  lnp --datadir {node.datadir} --network regtest listpeerchannels")
+        print(f"  lnp --datadir {node.datadir} --network regtest watch")
     print(f"\n  lnp --datadir {bob.datadir} --network regtest invoice 1000sat tea 'a cup of tea'")
-    print(f"  lnp --datadir {alice.datadir} --network regtest xpay BOLT11\n")
-    print("Ctrl-C stops everything.", flush=True)
+    print("  and pay what it prints in the terminal UI of alice: P\n")
+    print("The terminal UI of alice starts now; leaving it (q) stops everything.", flush=True)
     stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
-    stopped.wait()
+    paying = threading.Thread(target=_pay_now_and_then, args=(bob, alice, stopped))
+    paying.start()
+    try:
+        # A program of its own: it knows alice only through her gateway.
+        where = ("--datadir", str(alice.datadir), "--network", "regtest")
+        subprocess.run([sys.executable, "-m", "tui", *where], check=False)
+    finally:
+        stopped.set()
+        paying.join()
     story.say("stopping")
+
+
+def _pay_now_and_then(payer: Node, payee: Node, stopped: threading.Event) -> None:
+    """Small amounts, until it is over or the payer has nothing left."""
+    number = 0
+    while not stopped.wait(EVERY_SECONDS):
+        number += 1
+        try:
+            invoice = payee.call(
+                "invoice", (100 + number) * 1000, f"coffee {number}", f"coffee number {number}"
+            )
+            payer.call("xpay", invoice["bolt11"])
+        except (OSError, RpcRefused):
+            continue  # a node may be stopped by hand, and come back
 
 
 def main() -> int:
@@ -201,12 +237,23 @@ def main() -> int:
         description="Two nodes, two signers, one chain: open, pay, crash, close."
     )
     parser.add_argument("--keep", type=Path, help="use this folder and keep it (databases and logs)")
+    parser.add_argument(
+        "--tor", action="store_true", help="onion to onion, over a private Tor network on this machine"
+    )
     options = parser.parse_args()
     folder = options.keep or Path(tempfile.mkdtemp(prefix="lnp-demo-"))
     story = Story()
     good = False
     try:
-        with Stack(folder) as stack:
+        with contextlib.ExitStack() as ending:
+            stack = Stack(folder)
+            if options.tor:
+                story.say("starting a private Tor network: 3 authorities, 3 relays, a client for each node")
+                network = ending.enter_context(tor_network.running(folder / "tor"))
+                story.say(f"Tor is up after {network.seconds:.0f} s")
+                for number, node in enumerate(stack.nodes.values()):
+                    node.use_tor(network.socks_ports[number], network.clients[number].control_port)
+            ending.enter_context(stack)
             story.say("starting the chain, two nodes and two signers")
             stack.start()
             tell(story, stack)

@@ -7,7 +7,7 @@ from typing import Any
 from node.peer.events import Event
 from node.peer.limits import Budget, PeerLimits
 from node.peer.session import Session
-from protocol.transport import Link, LinkClosed
+from protocol.transport import Link, LinkClosed, LinkProfile
 
 _WATCH_FROM = 64 * 1024
 """Bytes waiting from which it is worth a task to see whether the peer takes them."""
@@ -56,6 +56,10 @@ class Connection:
         self._paused = False
         self._waiting = 0
         self._watched = False
+
+    @property
+    def profile(self) -> LinkProfile:
+        return self._link.profile
 
     def start(self) -> None:
         self._link.start(self._on_data, self._lost)

@@ -3,15 +3,13 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-FIRST_WAIT = 1.0
-LONGEST_WAIT = 300.0
-STEADY_AFTER = 60.0
-"""A connection that lasted so long was a good one, and waiting begins anew."""
+from protocol.transport import LinkProfile
 
 
 @dataclass
 class _Kept:
-    wait: float
+    wait: float | None
+    """The next wait; None when waiting begins anew."""
     due: float
 
 
@@ -29,7 +27,7 @@ class Reconnects:
         return iter(self._kept)
 
     def keep(self, node_id: bytes, now: float) -> None:
-        self._kept.setdefault(node_id, _Kept(FIRST_WAIT, now))
+        self._kept.setdefault(node_id, _Kept(None, now))
 
     def forget(self, node_id: bytes) -> None:
         self._kept.pop(node_id, None)
@@ -37,12 +35,18 @@ class Reconnects:
     def due(self, now: float) -> list[bytes]:
         return [node_id for node_id, kept in self._kept.items() if kept.due <= now]
 
-    def lost(self, node_id: bytes, now: float, *, lasted: float = 0.0) -> None:
-        """A dial failed, or a connection ended after `lasted` seconds."""
+    def lost(self, node_id: bytes, now: float, profile: LinkProfile, *, lasted: float = 0.0) -> None:
+        """A dial failed, or a connection ended after `lasted` seconds. `profile`: of the road to this peer."""
         kept = self._kept.get(node_id)
         if kept is None:
             return
-        if lasted >= STEADY_AFTER:
-            kept.wait = FIRST_WAIT
-        kept.due = now + kept.wait * (0.5 + self._random())
-        kept.wait = min(2 * kept.wait, LONGEST_WAIT)
+        wait = kept.wait
+        if wait is None or lasted >= profile.steady_after:
+            wait = profile.first_reconnect
+        kept.due = now + wait * (0.5 + self._random())
+        kept.wait = min(2 * wait, profile.longest_reconnect)
+
+    def hurry(self, now: float) -> None:
+        """A road is open again: what was waited for in vain is tried again now, and no long waits remain."""
+        for kept in self._kept.values():
+            kept.wait, kept.due = None, min(kept.due, now)

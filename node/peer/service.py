@@ -39,15 +39,13 @@ from protocol.bus.messages import signer as contract
 from protocol.bus.service import Service, handles, hears
 from protocol.errors import CommandRefused, ProtocolError
 from protocol.secret import Secret
-from protocol.transport import DialFailed, Link, Listener, Transport
+from protocol.transport import DialFailed, Link, Listener, RoadState, Transport
 
 log = structlog.get_logger()
 NO_ADDRESS = 400
 NOT_REACHED = 401
 LEFT_EARLY = 402
 """Core Lightning's codes of `connect`."""
-_FRESH = 10.0
-"""Two connections this close in time were made by both sides at once, and one rule must choose for both."""
 
 
 class Signer(Protocol):
@@ -92,6 +90,7 @@ class PeerService(Service):
         self._to_flush: set[Connection] = set()
         self._kept = Reconnects(random.random)
         self._opened = 0
+        self._open_roads: set[str] = set()
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -99,6 +98,8 @@ class PeerService(Service):
         return tuple(address for listener in self._listeners for address in listener.addresses)
 
     async def start(self) -> None:
+        for transport in self._transports.values():
+            await transport.start()
         for address in self._listen:
             try:
                 self._listeners.append(await finding.listen(self._transports, address, self._on_link))
@@ -117,6 +118,8 @@ class PeerService(Service):
             self._close(connection, "the node stops")
         for dial in self._dials.values():
             dial.cancel()
+        for transport in self._transports.values():
+            await transport.stop()
         await super().stop()
 
     # What others ask of us.
@@ -172,6 +175,16 @@ class PeerService(Service):
             return messages.Peers((known[request.node_id],) if request.node_id in known else ())
         return messages.Peers(tuple(known.values()))
 
+    @handles(messages.ListRoads)
+    def list_roads(self, _request: messages.ListRoads) -> messages.Roads:
+        roads = ((name, transport.status()) for name, transport in self._transports.items())
+        return messages.Roads(
+            tuple(
+                messages.Road(name, status.state.value, status.sentence, status.addresses, status.inbound)
+                for name, status in roads
+            )
+        )
+
     @hears(messages.ToPeer)
     def to_peer(self, message: messages.ToPeer) -> None:
         connection = self._peers.get(message.node_id)
@@ -212,6 +225,7 @@ class PeerService(Service):
         now = self._clock()
         for connection in list(self._connections.values()):
             connection.tick(now)
+        self._watch_roads(now)
         for node_id in self._kept.due(now):
             if node_id in self._peers or node_id in self._dials or len(self._dials) >= self._limits.redials:
                 continue
@@ -219,7 +233,16 @@ class PeerService(Service):
             if addresses:
                 self._dial(node_id, addresses)
             else:
-                self._kept.lost(node_id, now)
+                self._kept.lost(node_id, now, finding.profile_for(self._transports, ()))
+
+    def _watch_roads(self, now: float) -> None:
+        """A road that opens again ends the waiting of those who were lost with it."""
+        opened = {
+            name for name, transport in self._transports.items() if transport.status().state is RoadState.UP
+        }
+        if opened - self._open_roads:
+            self._kept.hurry(now)
+        self._open_roads = opened
 
     # Dialling.
 
@@ -242,7 +265,7 @@ class PeerService(Service):
         code = NOT_REACHED
         for address in addresses:
             try:
-                link = await finding.dial(self._transports, address)
+                link = await finding.dial(self._transports, address, node_id)
             except (DialFailed, ValueError) as error:
                 refusals.append(str(error))
                 continue
@@ -256,7 +279,7 @@ class PeerService(Service):
                     return self._info(connected)
             refusals.append(f"{address}: {connection.why_closed}")
             code = LEFT_EARLY
-        self._kept.lost(node_id, self._clock())
+        self._kept.lost(node_id, self._clock(), finding.profile_for(self._transports, addresses))
         log.info("dial_failed", node_id=node_id.hex(), reasons=refusals)
         return CommandRefused(
             f"no connection with {node_id.hex()}: {'; '.join(refusals)}",
@@ -367,7 +390,8 @@ class PeerService(Service):
         But when both sides dial at once, each would end what the other keeps. So of two fresh connections in
         opposite directions, both sides keep the one that the lower node id dialled.
         """
-        if older.outbound == newer.outbound or self._clock() - older.opened > _FRESH:
+        fresh = self._clock() - older.opened <= newer.profile.crossing_dials
+        if older.outbound == newer.outbound or not fresh:
             return False
         return older.outbound == (self._local.node_id < node_id)
 
@@ -400,7 +424,7 @@ class PeerService(Service):
             return
         self._book.seen(node_id)
         now = self._clock()
-        self._kept.lost(node_id, now, lasted=now - connection.opened)
+        self._kept.lost(node_id, now, connection.profile, lasted=now - connection.opened)
         self.bus.publish(messages.PeerDown(node_id, connection.number, reason))
 
     def _info(self, connection: Connection) -> messages.PeerInfo:
@@ -411,6 +435,7 @@ class PeerService(Service):
             address=connection.address,
             features=connection.features,
             last_seen=int(time.time()),
+            road=connection.profile.road,
         )
 
 

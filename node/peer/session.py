@@ -36,6 +36,8 @@ _CONTROL = frozenset(
     (bolt1.Init.TYPE, bolt1.Error.TYPE, bolt1.Warning.TYPE, bolt1.Ping.TYPE, bolt1.Pong.TYPE)
 )
 _INIT_TYPE = bolt1.Init.TYPE.to_bytes(2, "big")
+_COMMITMENT_SIGNED = 132
+_REVOKE_AND_ACK = 133
 _PONG_BYTES = 8
 _LONGEST_TEXT = 500
 _INIT_CLAUSE = 'BOLT 1, "The init Message"'
@@ -96,6 +98,9 @@ class Session:
         self._started = now
         self._heard = now
         self._pinged: float | None = None
+        self._now = now
+        self._unrevoked: dict[bytes, float] = {}
+        """Since when each channel waits for the revoke_and_ack to our commitment_signed."""
         self._answers = Budget(rate=limits.answers_per_second, burst=limits.answers_burst, now=now)
         self._act = b""
         self._output: list[bytes] = []
@@ -148,7 +153,7 @@ class Session:
 
     def receive(self, data: bytes, now: float) -> list[Event]:
         """Bytes from the peer. Raises nothing, whatever they are."""
-        self._heard = now
+        self._heard = self._now = now
         self._guarded(lambda: self._take(data, now))
         return self._take_events()
 
@@ -160,6 +165,12 @@ class Session:
     def send(self, frames: tuple[bytes, ...]) -> None:
         """Queue messages, in order. Without a live session they are lost like bytes in flight."""
         if isinstance(self._state, _Live):
+            for frame in frames:
+                if frame[0] == 0:
+                    if frame[1] == _COMMITMENT_SIGNED:
+                        self._unrevoked.setdefault(frame[2:34], self._now)
+                    elif frame[1] == bolt1.Error.TYPE:
+                        self._unrevoked.pop(frame[2:34], None)
             encrypt = self._state.encryptor.encrypt
             self._output += [encrypt(frame) for frame in frames]
 
@@ -169,11 +180,13 @@ class Session:
 
     def tick(self, now: float) -> list[Event]:
         """To be called now and then: what is late ends, and a quiet peer is pinged."""
+        self._now = now
         match self._state:
             case _Over():
                 pass
             case _Live():
                 self._keep_alive(now)
+                self._watch_revocations(now)
             case _:
                 wait = self._profile.handshake_timeout
                 if now - self._started > wait:
@@ -289,6 +302,8 @@ class Session:
         if len(frame) < 2:
             raise MalformedMessage(f"a message has at least its 2 bytes of type, this one has {len(frame)}")
         if frame[0] == 0 and _IS_CHANNEL[frame[1]]:
+            if frame[1] == _REVOKE_AND_ACK:
+                self._unrevoked.pop(frame[2:34], None)
             return True
         number = frame[0] << 8 | frame[1]
         if number in _CONTROL:
@@ -315,6 +330,7 @@ class Session:
                 return False
             case bolt1.Error() | bolt1.Warning():
                 kind = "error" if isinstance(message, bolt1.Error) else "warning"
+                self._unrevoked.pop(message.channel_id, None)
                 self._events.append(PeerSaid(kind, bolt1.printable(message.data[:_LONGEST_TEXT])))
                 return True
             case bolt1.Init():
@@ -352,6 +368,13 @@ class Session:
         elif now - self._heard >= self._profile.ping_interval:
             self._pinged = now
             self._send_now(encode(bolt1.Ping(_PONG_BYTES)))
+
+    def _watch_revocations(self, now: float) -> None:
+        """A peer that lives but does not answer a commitment would hold up all payments of the channel; after
+        a new connection both sides say again what they owe."""
+        waiting = next(iter(self._unrevoked.values()), now)  # the oldest, in the order of the dict
+        if now - waiting > self._profile.revocation_wait and isinstance(self._state, _Live):
+            self._warn_and_end(f"no revoke_and_ack came for {now - waiting:.0f} s after commitment_signed")
 
     # The end.
 

@@ -4,36 +4,52 @@ An address may name its transport, `tcp://203.0.113.7:9735`; without a name the 
 """
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 from protocol.errors import CommandRefused
-from protocol.transport import DialFailed, Link, Listener, OnLink, Transport
+from protocol.transport import Link, LinkProfile, Listener, OnLink, Transport, TransportSetup
 
 GROUP = "lnp.transports"
-USUAL: Mapping[str, str] = {"tcp": "transports.tcp:TcpTransport"}
-"""Where the transports of this distribution are, for a checkout that is not installed."""
 
 
-def load(wanted: Mapping[str, str] = USUAL) -> dict[str, Transport]:
-    """Makes the transports of the config table, `name = "module:class"`; entry points go first."""
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A transport that the config asks for: `module:class`, and its settings."""
+
+    place: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load(wanted: Mapping[str, Wanted], directory: Path) -> dict[str, Transport]:
+    """Makes the transports, in this order; entry points go first. Modules that nobody wants are not imported."""
     installed = {point.name: point for point in entry_points(group=GROUP)}
     return {
-        name: _make(installed[name].value if name in installed else place, name)
-        for name, place in wanted.items()
+        name: _make(installed[name].value if name in installed else one.place, name, one, directory)
+        for name, one in wanted.items()
     }
 
 
-def _make(place: str, name: str) -> Transport:
+def _make(place: str, name: str, wanted: Wanted, directory: Path) -> Transport:
     module, _, attribute = place.partition(":")
     try:
         # The entry point promises the interface; the type checker cannot see through a name in a file.
-        return cast(Transport, getattr(importlib.import_module(module), attribute)())
+        kind = cast(type[Transport], getattr(importlib.import_module(module), attribute))
+        made = kind.made_for
     except (ImportError, AttributeError, ValueError) as error:
         raise CommandRefused(
             f"the transport {name} cannot be loaded from {place!r}: {error}",
             what_to_do='Correct or remove it in the config table "transports".',
+        ) from error
+    try:
+        return made(TransportSetup(directory, wanted.settings))
+    except ValueError as error:
+        raise CommandRefused(
+            f"the transport {name} cannot be set up: {error}",
+            what_to_do=f"Correct the table {name} in lnp.toml.",
         ) from error
 
 
@@ -47,12 +63,12 @@ def _candidates(transports: Mapping[str, Transport], address: str) -> Iterator[t
         raise ValueError(f"there is no transport {name!r} here, only {', '.join(transports)}")
 
 
-async def dial(transports: Mapping[str, Transport], address: str) -> Link:
+async def dial(transports: Mapping[str, Transport], address: str, peer: bytes) -> Link:
     """DialFailed when nobody answers; ValueError when no transport takes the address."""
     refusal = ValueError("this node has no transport")
     for transport, place in _candidates(transports, address):
         try:
-            return await transport.dial(place)
+            return await transport.dial(place, peer=peer)
         except ValueError as error:
             refusal = error
     raise refusal
@@ -68,4 +84,22 @@ async def listen(transports: Mapping[str, Transport], address: str, on_link: OnL
     raise refusal
 
 
-__all__ = ["GROUP", "USUAL", "DialFailed", "dial", "listen", "load"]
+_UNKNOWN_ROAD = LinkProfile(latency=1.0)
+
+
+def profile_for(transports: Mapping[str, Transport], addresses: Sequence[str]) -> LinkProfile:
+    """Of the slowest road that these addresses may be dialled by; without any, of the slowest there is."""
+    profiles = [
+        transport.profile
+        for address in addresses
+        for transport, place in _candidates_or_none(transports, address)
+        if transport.takes(place)
+    ] or [transport.profile for transport in transports.values()]
+    return max(profiles, key=lambda profile: profile.round_trip, default=_UNKNOWN_ROAD)
+
+
+def _candidates_or_none(transports: Mapping[str, Transport], address: str) -> list[tuple[Transport, str]]:
+    try:
+        return list(_candidates(transports, address))
+    except ValueError:
+        return []

@@ -3,7 +3,7 @@
 Parsing, `help` and usage errors all read this declaration.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -39,11 +39,13 @@ class Context(Struct, frozen=True):
     stop: Callable[[], None]
 
 
-Handler = Callable[[Context, Arguments], Awaitable[Result]]
+Handler = Callable[[Context, Arguments], Awaitable[Result | AsyncIterator[Result]]]
+"""One that watches may answer a stream: each item is a reply of its own, with the id of the request."""
 
 
 class Method(Struct, frozen=True):
-    """`waits`: it only watches for something, so it ends when its caller goes away."""
+    """`waits`: it only watches for something, so it ends when its caller goes away. `moves_money`: it may spend, or
+    end something for good, so a person is asked first."""
 
     name: str
     params: tuple[Param, ...]
@@ -51,6 +53,7 @@ class Method(Struct, frozen=True):
     help: str
     category: str
     waits: bool = False
+    moves_money: bool = False
 
     @property
     def usage(self) -> str:

@@ -36,7 +36,7 @@ def test_settings_are_read_with_their_defaults(directory: Path) -> None:
     config = settings.load(directory)
     assert config.listen == ("127.0.0.1:19735",)
     assert config.bitcoind.login() == 'lnp:with "quotes"'
-    assert (config.log.level, config.birth_height, list(config.transports)) == ("info", None, ["tcp"])
+    assert (config.log.level, config.birth_height, config.transports) == ("info", None, {})
     assert config.network_parameters.bech32_hrp == "bcrt"
 
 

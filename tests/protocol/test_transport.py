@@ -44,10 +44,18 @@ def test_port_0_is_for_listening_only():
     assert parse_host_port("127.0.0.1:0", lowest_port=0) == ("127.0.0.1", 0)
 
 
-TIMERS = ("handshake_timeout", "ping_interval", "pong_wait", "revocation_wait")
+TIMERS = (
+    "dial_timeout",
+    "handshake_timeout",
+    "ping_interval",
+    "pong_wait",
+    "revocation_wait",
+    "steady_after",
+)
+OTHER_TIMERS = ("crossing_dials", "closing_wait", "first_reconnect", "longest_reconnect")
 
 
-@pytest.mark.parametrize("timer", TIMERS)
+@pytest.mark.parametrize("timer", TIMERS + OTHER_TIMERS)
 def test_every_timer_grows_with_latency_loss_and_waiting_for_air_time(timer):
     base = getattr(LinkProfile(latency=1), timer)
     assert getattr(LinkProfile(latency=5), timer) > base
@@ -70,9 +78,16 @@ def test_an_answer_has_time_for_three_round_trips(latency):
         {"latency": 1, "duty_cycle": 0},
         {"latency": 1, "duty_cycle": 1.1},
         {"latency": 1, "cost_per_byte": -1},
+        {"latency": 1, "setup": -1},
         {"latency": 1, "datagram_size": 0},
     ],
 )
 def test_a_profile_that_cannot_be_is_refused(fields):
     with pytest.raises(ValueError):
         LinkProfile(**fields)
+
+
+def test_a_link_that_takes_long_to_set_up_is_dialled_longer_and_no_slower_afterwards():
+    quick, slow = LinkProfile(latency=1), LinkProfile(latency=1, setup=75)
+    assert slow.dial_timeout == quick.dial_timeout + 75
+    assert slow.handshake_timeout == quick.handshake_timeout

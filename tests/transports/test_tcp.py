@@ -6,7 +6,8 @@ import socket
 import pytest
 
 from protocol.transport import DialFailed, LinkClosed, LinkProfile
-from transports.tcp import SEND_HIGH_WATER, TCP_PROFILE, TcpLink, TcpTransport
+from transports.stream import SEND_HIGH_WATER, StreamLink
+from transports.tcp import TCP_PROFILE, TcpTransport
 
 
 class End:
@@ -94,7 +95,7 @@ class RecordingTransport(asyncio.Transport):
 
 
 def recorded(profile=TCP_PROFILE):
-    link = TcpLink(asyncio.get_running_loop(), profile, None)
+    link = StreamLink(asyncio.get_running_loop(), profile, None)
     transport = RecordingTransport()
     link.connection_made(transport)
     return link, transport
@@ -187,7 +188,7 @@ async def test_no_data_is_delivered_after_close():
 
 async def test_a_peer_that_never_takes_the_rest_is_cut_off():
     class Quick(LinkProfile):
-        pong_wait = 0.0
+        closing_wait = 0.0
 
     link, transport = recorded(Quick(latency=0.001))
     link.send(b"unread")

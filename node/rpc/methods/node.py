@@ -14,6 +14,7 @@ from protocol.bus.bus import OutcomeUnknown
 from protocol.bus.messages.chain import GetTip, Tip
 from protocol.bus.messages.node import Counters, GetCounters
 from protocol.bus.messages.payments import SignText
+from protocol.bus.messages.peer import Road
 from protocol.bus.messages.signer import MessageSigned
 from protocol.errors import CommandRefused, MalformedMessage
 
@@ -31,6 +32,7 @@ async def getinfo(context: Context, _arguments: Arguments) -> Result:
     facts = context.facts
     tip = await _tip(context)
     peers = await ask.peers(context)
+    roads = await ask.roads(context)
     states = Counter(_group(channel.state) for channel in await ask.channels(context))
     result: Result = {
         "id": facts.node_id.hex(),
@@ -40,8 +42,12 @@ async def getinfo(context: Context, _arguments: Arguments) -> Result:
         "num_pending_channels": states["pending"],
         "num_active_channels": states["active"],
         "num_inactive_channels": states["inactive"],
-        "address": [_address(host, port) for host, port in facts.addresses],
+        "address": [
+            *(_address(host, port) for host, port in facts.addresses),
+            *(address_object(address) for road in roads for address in road.addresses),
+        ],
         "binding": [_address(host, port) for host, port in facts.binding],
+        "roads": [_road(road) for road in roads],
         "version": facts.version,
         "blockheight": 0 if tip is None else tip.height,
         "network": _NETWORK_NAMES.get(facts.network.name, facts.network.name),
@@ -52,6 +58,12 @@ async def getinfo(context: Context, _arguments: Arguments) -> Result:
     if tip is None or not tip.synced:
         result["warning_bitcoind_sync"] = "the chain backend is away or still behind: channels wait for it"
     return result
+
+
+def _road(road: Road) -> dict[str, Any]:
+    """What is empty is left out."""
+    found = {"name": road.name, "state": road.state, "inbound": road.inbound, "what": road.sentence}
+    return {key: value for key, value in found.items() if value}
 
 
 async def _tip(context: Context) -> Tip | None:
@@ -157,5 +169,5 @@ METHODS = (
     ),
     Method("counters", (), counters, "Durable commits and signer requests since the start.", "utility"),
     Method("help", (Param("command", text, None),), help_, "All commands, or one.", "utility"),
-    Method("stop", (), stop, "Stop the node.", "utility"),
+    Method("stop", (), stop, "Stop the node.", "utility", moves_money=True),
 )

@@ -11,7 +11,8 @@ from protocol.bus.messages.peer import Connect, Disconnect, PeerInfo
 from protocol.errors import CommandRefused
 
 DEFAULT_PORT = 9735
-CONNECT_SECONDS = 60.0
+CONNECT_SECONDS = 300.0
+"""Longer than any road waits for a link and its handshake: the peer service gives up first, and says why."""
 _CONNECT_CODES = (
     Code.CONNECT_NO_ADDRESS,
     Code.CONNECT_FAILED,
@@ -62,6 +63,7 @@ def _peer(info: PeerInfo, num_channels: int) -> dict[str, Any]:
     if info.connected:
         peer["netaddr"] = [info.address]
         peer["features"] = info.features.hex()
+        peer["road"] = info.road
     return peer
 
 

@@ -26,6 +26,29 @@ class PeerInfo(Struct, frozen=True, tag="peer.info"):
     address: str
     features: bytes
     last_seen: int
+    road: str = ""
+    """The transport that carries the connection; empty while there is none."""
+
+
+class ListRoads(Struct, frozen=True, tag="peer.list_roads"):
+    """Answered with `Roads`."""
+
+
+class Road(Struct, frozen=True, tag="peer.road"):
+    """A transport: `state` is starting, up or down; `sentence` says what is the matter and what to do.
+
+    `addresses`: where others reach us by it; `inbound`: how those are doing.
+    """
+
+    name: str
+    state: str
+    sentence: str = ""
+    addresses: tuple[str, ...] = ()
+    inbound: str = ""
+
+
+class Roads(Struct, frozen=True, tag="peer.roads"):
+    roads: tuple[Road, ...]
 
 
 class Peers(Struct, frozen=True, tag="peer.peers"):

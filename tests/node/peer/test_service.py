@@ -16,6 +16,7 @@ from protocol.bus.local import LocalBus
 from protocol.bus.messages import peer as messages
 from protocol.bus.messages import signer as contract
 from protocol.errors import CommandRefused
+from protocol.transport import LinkProfile, RoadState, RoadStatus
 from protocol.wire import bolt1, encode
 from tests.node.peer.network import INIT, Make, RawLink, TcpRawPeer, is_down, is_up, pair
 from tests.node.peer.wiring import ALICE_KEY, BOB_KEY
@@ -233,18 +234,70 @@ async def test_peer_that_is_not_kept_any_more_is_left_alone(make: Make):
     assert alice.peers._dials == {}
 
 
+class Road(TcpTransport):
+    """TCP that says of itself what the test wants."""
+
+    state = RoadState.DOWN
+
+    def status(self) -> RoadStatus:
+        return RoadStatus(self.state, "it rains", ("onion:1",), "being published")
+
+
+async def test_road_that_opens_again_ends_the_wait_of_those_who_were_lost_with_it(make: Make):
+    alice, bob = await pair(make)
+    road = Road(LinkProfile(latency=60))
+    alice.peers._transports["tcp"] = road  # type: ignore[index]  # a dict, as this test knows
+    alice.peers.tick()
+    alice.bus.send("peer", messages.KeepPeer(bob.id))
+    await bob.bus.request("peer", messages.Disconnect(alice.id))
+    await alice.channels.until(is_down)
+    alice.peers._kept.lost(bob.id, alice.now, road.profile)
+    alice.peers.tick()
+    assert alice.peers._dials == {}, "the wait of a slow road is long"
+    road.state = RoadState.UP
+    alice.peers.tick()
+    assert list(alice.peers._dials) == [bob.id]
+    await alice.channels.until(lambda heard: len([m for m in heard if isinstance(m, messages.PeerUp)]) == 2)
+
+
+async def test_roads_are_listed_with_what_they_say(make: Make):
+    alice = await make(ALICE_KEY)
+    alice.peers._transports["tcp"] = Road()  # type: ignore[index]
+    (road,) = (await alice.bus.request("peer", messages.ListRoads())).roads
+    assert road == messages.Road("tcp", "down", "it rains", ("onion:1",), "being published")
+
+
+async def test_a_peer_is_listed_with_the_road_of_its_link(make: Make):
+    alice, bob = await pair(make, profile=LinkProfile(latency=0.01, road="pigeon"))
+    (there,) = (await alice.bus.request("peer", messages.ListPeers(bob.id))).peers
+    assert there.road == "pigeon"
+
+
+async def test_the_timers_of_a_session_are_those_of_its_link(make: Make):
+    slow = LinkProfile(latency=100)
+    alice, _bob = await pair(make, profile=slow)
+    (connection,) = alice.peers._connections.values()
+    alice.now = LinkProfile(latency=0.01).ping_interval * 2
+    alice.peers.tick()
+    assert connection.session._pinged is None
+    alice.now = slow.ping_interval + 1
+    alice.peers.tick()
+    assert connection.session._pinged == alice.now
+
+
 # Transports.
 
 
-def test_transport_of_the_config_table_is_found_without_an_installation():
-    (transport,) = transports.load({"tcp": "transports.tcp:TcpTransport"}).values()
+def test_transport_of_the_config_table_is_found_without_an_installation(tmp_path: Path):
+    wanted = {"tcp": transports.Wanted("transports.tcp:TcpTransport")}
+    (transport,) = transports.load(wanted, tmp_path).values()
     assert isinstance(transport, TcpTransport)
 
 
 @pytest.mark.parametrize("place", ["transports.nothing:Here", "transports.tcp:Nothing", "transports.tcp"])
-def test_transport_that_cannot_be_loaded_is_named(place: str):
+def test_transport_that_cannot_be_loaded_is_named(place: str, tmp_path: Path):
     with pytest.raises(CommandRefused, match="transport pigeon cannot be loaded"):
-        transports.load({"pigeon": place})
+        transports.load({"pigeon": transports.Wanted(place)}, tmp_path)
 
 
 async def test_address_may_name_its_transport(make: Make):

@@ -334,6 +334,48 @@ def test_any_traffic_shows_that_the_peer_lives():
     assert peer.end.ended is None
 
 
+CHANNEL = bytes([7]) * 32
+COMMITMENT_SIGNED, REVOKE_AND_ACK, ERROR = (b"\0\x84", b"\0\x85", b"\0\x11")
+
+
+def test_a_commitment_that_is_not_revoked_in_time_ends_the_session():
+    """The peer answers pings, but a channel stands still: both say again what they owe after a new connection."""
+    peer = raw_live()
+    peer.end.session.send((COMMITMENT_SIGNED + CHANNEL,))
+    late = PROFILE.revocation_wait + 1
+    peer.sends(b"\0\x88traffic", now=late - 2)
+    peer.end.tick(late - 1.5)
+    assert peer.end.ended is None
+    peer.end.tick(late)
+    assert peer.end.ended is not None and "revoke_and_ack" in peer.end.ended
+
+
+@pytest.mark.parametrize("answer", [REVOKE_AND_ACK + CHANNEL, ERROR + CHANNEL + b"\0\0"])
+def test_a_commitment_that_was_answered_is_waited_for_no_more(answer: bytes):
+    peer = raw_live()
+    peer.end.session.send((COMMITMENT_SIGNED + CHANNEL,))
+    peer.sends(answer, now=1.0)
+    peer.sends(b"\0\x88traffic", now=PROFILE.revocation_wait)
+    peer.end.tick(PROFILE.revocation_wait + 5)
+    assert peer.end.ended is None
+
+
+def test_a_channel_that_we_gave_up_is_waited_for_no_more():
+    peer = raw_live()
+    peer.end.session.send((COMMITMENT_SIGNED + CHANNEL, ERROR + CHANNEL + b"\0\0"))
+    peer.sends(b"\0\x88traffic", now=PROFILE.revocation_wait)
+    peer.end.tick(PROFILE.revocation_wait + 5)
+    assert peer.end.ended is None
+
+
+def test_the_revocation_of_another_channel_does_not_count():
+    peer = raw_live()
+    peer.end.session.send((COMMITMENT_SIGNED + CHANNEL,))
+    peer.sends(REVOKE_AND_ACK + bytes(32), now=PROFILE.revocation_wait)
+    peer.end.tick(PROFILE.revocation_wait + 1)
+    assert peer.end.ended is not None
+
+
 def test_peers_keep_each_other_alive_for_an_hour():
     alice, bob = connected()
     for now in range(0, 3600, 5):
