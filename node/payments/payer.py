@@ -26,7 +26,7 @@ from protocol.bus.messages.channel import (
     ListChannels,
     OfferHtlc,
 )
-from protocol.bus.messages.payments import ListPayments, Pay, PaymentRow, Payments
+from protocol.bus.messages.payments import ListPayments, Pay, PaymentRow, Payments, PayPreview, PreviewPay
 from protocol.errors import CommandRefused
 from protocol.hashes import sha256
 from protocol.secret import Secret
@@ -77,6 +77,7 @@ class Payer:
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
         start_task: Callable[[Awaitable[None]], object],
+        changed: Callable[[PaymentRow, int | None], None],
     ) -> None:
         self._desk = desk
         self._writer = writer
@@ -87,6 +88,7 @@ class Payer:
         self._clock = clock
         self._random_bytes = random_bytes
         self._start_task = start_task
+        self._changed = changed
         self.book = ChannelBook()
         self._live: dict[bytes, LivePayment] = {}
         self._by_origin: dict[str, LivePayment] = {}
@@ -116,10 +118,37 @@ class Payer:
             raise outcome
         return outcome
 
+    async def preview(self, request: PreviewPay) -> PayPreview:
+        """The same judgement as `pay`, and nothing is saved or offered."""
+        invoice = send.read_invoice(request.bolt11, prefix=self._prefix)
+        amount = send.amount_to_pay(invoice, request.amount_msat)
+        live = self._live.get(invoice.payment_hash)
+        there = live.row if live is not None else self._paid(invoice.payment_hash)
+        if there is None:
+            send.check_payable(invoice, our_node_id=self._node_id, now=self._clock())
+        if self.book.outdated:
+            await self._refresh()
+        channel = self.book.choose(invoice.payee, amount)
+        if channel is None and there is None:
+            raise CommandRefused(
+                self.book.why_not(invoice.payee, amount),
+                what_to_do="Open a channel with the recipient, or wait until pending payments settle.",
+                code=PayCode.NO_ROUTE,
+            )
+        return PayPreview(
+            destination=invoice.payee,
+            amount_msat=amount,
+            fee_msat=Msat(0),
+            lock_blocks=invoice.min_final_cltv_expiry_delta + send.BLOCKS_OF_PATIENCE,
+            channel_id=channel.channel_id if channel is not None else b"",
+            already=there.status if there is not None else None,
+        )
+
     def list_payments(self, request: ListPayments) -> Payments:
         """As saved, and what this run knows better."""
         bolt11 = request.bolt11.strip().lower().removeprefix("lightning:") if request.bolt11 else None
-        rows = {row.id: row for row in store.read_payments(self._writer, payment_hash=request.payment_hash)}
+        saved = store.read_payments(self._writer, payment_hash=request.payment_hash, newest=request.newest)
+        rows = {row.id: row for row in saved}
         fresh = [live.row for live in self._live.values() if live.is_saved] + list(self._settling.values())
         for row in fresh:
             if request.payment_hash in (None, row.payment_hash):
@@ -302,6 +331,7 @@ class Payer:
                 channel.channel_id, hop.amount_msat, row.payment_hash, hop.cltv_expiry, hop.onion, origin
             ),
         )
+        self._changed(row, hop.cltv_expiry)
 
     def _save_payment(self, live: LivePayment) -> None:
         if not live.is_saved:
@@ -336,6 +366,7 @@ class Payer:
     def _saved(self, row: PaymentRow) -> None:
         if self._settling.get(row.payment_hash) is row:
             del self._settling[row.payment_hash]
+        self._changed(row, None)
 
     def _forget(self, live: LivePayment) -> None:
         del self._live[live.row.payment_hash]

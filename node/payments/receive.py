@@ -19,8 +19,11 @@ from protocol.bolt4.payload import FinalPayload
 from protocol.bolt4.sphinx import InvalidOnionPayload as BadPayload
 from protocol.bus.messages.channel import HtlcReceived
 
-MIN_FINAL_CLTV_EXPIRY = 18
-"""The least that our invoices ask for, and so the fewest blocks that we accept to have left."""
+MIN_FINAL_CLTV_EXPIRY = 22
+"""The fewest blocks that we accept to have left. 18 before its expiry an HTLC that we fulfilled forces its channel
+onto the chain: one that comes that late could end there before the peer has credited it."""
+ASKED_FINAL_CLTV_EXPIRY = 40
+"""What our invoices ask for: some hours in which we, the peer or the signer may be away."""
 MPP_SECONDS = 60.0
 HtlcKey = tuple[bytes, int]
 """Channel id and HTLC id."""

@@ -40,6 +40,7 @@ class Receiver:
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
         later: Later,
+        changed: Callable[[InvoiceRow], None],
     ) -> None:
         self._desk = desk
         self._writer = writer
@@ -48,6 +49,7 @@ class Receiver:
         self._clock = clock
         self._random_bytes = random_bytes
         self._later = later
+        self._changed = changed
         self._open: dict[bytes, InvoiceRow] = {}
         """Every invoice that an HTLC may still pay; all others are unknown to a payer, at no cost to us."""
         self._settling: dict[bytes, InvoiceRow] = {}
@@ -111,7 +113,7 @@ class Receiver:
                 description=None if request.description_hash else request.description,
                 description_hash=request.description_hash,
                 expiry=request.expiry,
-                min_final_cltv_expiry=request.cltv or receive.MIN_FINAL_CLTV_EXPIRY,
+                min_final_cltv_expiry=request.cltv or receive.ASKED_FINAL_CLTV_EXPIRY,
             )
         )
         invoice = InvoiceRow(
@@ -130,12 +132,17 @@ class Receiver:
         self._desk.when_saved(saved.set)
         await saved.wait()
         self._open[invoice.payment_hash] = invoice
+        self._changed(invoice)
         return invoice
 
     def list_invoices(self, request: ListInvoices) -> Invoices:
         bolt11 = request.bolt11.strip().lower().removeprefix("lightning:") if request.bolt11 else None
         rows = store.read_invoices(
-            self._writer, label=request.label, payment_hash=request.payment_hash, bolt11=bolt11
+            self._writer,
+            label=request.label,
+            payment_hash=request.payment_hash,
+            bolt11=bolt11,
+            newest=request.newest,
         )
         return Invoices(tuple(self._seen(row) for row in rows))
 
@@ -287,6 +294,7 @@ class Receiver:
 
     def _tell_paid(self, paid: InvoiceRow) -> None:
         del self._settling[paid.payment_hash]
+        self._changed(paid)
         for waiting in self._waiting.pop(paid.payment_hash, ()):
             if not waiting.done():
                 waiting.set_result(paid)

@@ -33,13 +33,17 @@ from protocol.bus.messages.channel import (
 )
 from protocol.bus.messages.payments import (
     CreateInvoice,
+    InvoiceChanged,
     InvoiceRow,
     Invoices,
     ListInvoices,
     ListPayments,
     Pay,
+    PaymentChanged,
     PaymentRow,
     Payments,
+    PayPreview,
+    PreviewPay,
     SignText,
     WaitInvoice,
 )
@@ -99,6 +103,7 @@ class PaymentService(Service):
             clock=clock,
             random_bytes=random_bytes,
             start_task=self._start_task,
+            changed=lambda row, expiry: bus.publish(PaymentChanged(row, expiry)),
         )
         self._receiver = Receiver(
             self._desk,
@@ -108,6 +113,7 @@ class PaymentService(Service):
             clock=clock,
             random_bytes=random_bytes,
             later=self._call_later,
+            changed=lambda row: bus.publish(InvoiceChanged(row)),
         )
 
     async def start(self) -> None:
@@ -136,6 +142,10 @@ class PaymentService(Service):
     @handles(Pay)
     async def pay(self, request: Pay) -> PaymentRow:
         return await self._payer.pay(request)
+
+    @handles(PreviewPay)
+    async def preview(self, request: PreviewPay) -> PayPreview:
+        return await self._payer.preview(request)
 
     @handles(ListPayments)
     def list_payments(self, request: ListPayments) -> Payments:

@@ -141,11 +141,20 @@ def _payment(row: Row) -> PaymentRow:
 
 
 def read_payments(
-    writer: Writer, *, payment_hash: bytes | None = None, bolt11: str | None = None, status: str | None = None
+    writer: Writer,
+    *,
+    payment_hash: bytes | None = None,
+    bolt11: str | None = None,
+    status: str | None = None,
+    newest: int | None = None,
 ) -> list[PaymentRow]:
+    """By age; with `newest` only so many of the youngest."""
     where, params = _where(payment_hash=payment_hash, bolt11=bolt11, status=status)
     parts = "(SELECT count(*) FROM attempts WHERE attempts.payment_id = payments.id AND attempts.status <> 'failed')"
     sql = f"SELECT {_PAYMENT}, {parts} FROM payments{where} ORDER BY created"  # noqa: S608 - constant text
+    if newest is not None:
+        found = writer.read(f"{sql} DESC LIMIT ?", (*params, newest))
+        return [_payment(row) for row in reversed(found)]
     return [_payment(row) for row in writer.read(sql, params)]
 
 
@@ -215,9 +224,14 @@ def read_invoices(
     label: str | None = None,
     payment_hash: bytes | None = None,
     bolt11: str | None = None,
+    newest: int | None = None,
 ) -> list[InvoiceRow]:
+    """By age; with `newest` only so many of the youngest."""
     where, params = _where(label=label, payment_hash=payment_hash, bolt11=bolt11)
     sql = f"SELECT {_INVOICE} FROM invoices{where} ORDER BY created"  # noqa: S608 - constant text
+    if newest is not None:
+        found = writer.read(f"{sql} DESC LIMIT ?", (*params, newest))
+        return [_invoice(row) for row in reversed(found)]
     return [_invoice(row) for row in writer.read(sql, params)]
 
 

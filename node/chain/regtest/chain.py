@@ -144,9 +144,13 @@ class RegtestChain:
 
     def pay(self, outputs: Sequence[TxOut], *, fee_per_vb: int = faucet.FEE_PER_VB) -> Transaction:
         """A payment by the faucet, in the mempool; the outputs stand in this order, change last."""
-        tx = faucet.payment(self.index, self.mempool, list(outputs), fee_per_vb=fee_per_vb)
+        tx = self.prepare(outputs, fee_per_vb=fee_per_vb)
         self.submit(tx)
         return tx
+
+    def prepare(self, outputs: Sequence[TxOut], *, fee_per_vb: int = faucet.FEE_PER_VB) -> Transaction:
+        """A payment by the faucet that is not submitted; its coins are not reserved."""
+        return faucet.payment(self.index, self.mempool, list(outputs), fee_per_vb=fee_per_vb)
 
     def fund(self, script_pubkey: bytes, amount: Sat) -> OutPoint:
         """Coins for a test: an unconfirmed output of the faucet. Mine a block to confirm it."""

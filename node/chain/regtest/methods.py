@@ -1,11 +1,13 @@
-"""The RPC methods: names, arguments, results and error codes as in Bitcoin Core, and four of our own.
+"""The RPC methods: names, arguments, results and error codes as in Bitcoin Core, and five of our own.
 
-Ours: `fund(address, amount_sat)` pays from the faucet; `reorg(depth, blocks, transactions)` replaces blocks;
+Ours: `fund(address, amount_sat)` pays from the faucet; `makefunding(script, amount_sat)` gives such a payment
+unsent, for nodes without a wallet; `reorg(depth, blocks, transactions)` replaces blocks;
 `setfeerate(sat_per_kvb)` moves what estimatesmartfee answers (null: no estimate). `generateblock` is Core's.
 invalidateblock cannot be offered: the kernel has no such call.
 """
 
 import inspect
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,12 +16,13 @@ from node.chain.regtest.chain import RegtestChain
 from node.chain.regtest.faucet import FaucetEmpty
 from node.chain.regtest.index import Block, is_unspendable
 from node.chain.regtest.kernel import BlockRefused
+from node.chain.regtest.notify import HIGH_WATER_MARK, TOPICS
 from node.chain.regtest.policy import Rejected
 from node.chain.regtest.views import Json, btc
 from protocol.amounts import Sat
 from protocol.bitcoin.address import script_pubkey_of
 from protocol.bitcoin.network import REGTEST
-from protocol.bitcoin.transaction import OutPoint, Transaction, parse_txid, txid_hex
+from protocol.bitcoin.transaction import OutPoint, Transaction, TxOut, parse_txid, txid_hex
 from protocol.errors import MalformedMessage
 
 MISC_ERROR = -1
@@ -35,6 +38,7 @@ DEFAULT_FEERATE = 2_000
 DEFAULT_MAX_FEERATE = 0.10
 VERSION = 290_000
 MAX_BLOCKS_PER_CALL = 10_000
+DEPLOYMENTS = ("bip34", "bip65", "bip66", "csv", "segwit", "taproot")
 
 
 class RpcError(Exception):
@@ -77,10 +81,12 @@ def _script_pubkey(address: object) -> bytes:
 class Methods:
     """One method of this class for each RPC method; a parameter has the name that Core gives it."""
 
-    def __init__(self, chain: RegtestChain, *, stop: Callable[[], None]) -> None:
-        self._chain = chain
+    def __init__(self, chain: RegtestChain, *, stop: Callable[[], None], zmq_endpoint: str = "") -> None:
+        self.chain = self._chain = chain
         self._stop = stop
+        self._zmq_endpoint = zmq_endpoint
         self._feerate: int | None = DEFAULT_FEERATE
+        self._started = time.monotonic()
 
     def call(self, name: object, params: object) -> Any:
         """Raises RpcError; any other exception is a bug of ours."""
@@ -170,6 +176,23 @@ class Methods:
             "localaddresses": [],
             "warnings": [],
         }
+
+    def getdeploymentinfo(self, blockhash: str | None = None) -> Json:
+        """Which rules are in force: on regtest all of them, from the first block on."""
+        height = self._chain.height if blockhash is None else self._height(blockhash)
+        buried: Json = {"type": "buried", "active": True, "height": 0}
+        return {
+            "hash": txid_hex(self._chain.index.entries[height].hash),
+            "height": height,
+            "deployments": dict.fromkeys(DEPLOYMENTS, buried),
+        }
+
+    def getzmqnotifications(self) -> list[Json]:
+        endpoint: Json = {"address": self._zmq_endpoint, "hwm": HIGH_WATER_MARK}
+        return [{"type": f"pub{topic}", **endpoint} for topic in TOPICS if self._zmq_endpoint]
+
+    def uptime(self) -> int:
+        return int(time.monotonic() - self._started)
 
     # Transactions
 
@@ -357,6 +380,14 @@ class Methods:
         except (FaucetEmpty, Rejected) as error:
             raise RpcError(VERIFY_REJECTED, str(error)) from error
         return {"txid": txid_hex(paid.txid), "vout": paid.index}
+
+    def makefunding(self, script: str, amount_sat: int) -> str:
+        """A payment of the faucet that is not broadcast. Send it before the next one is made."""
+        try:
+            output = TxOut(Sat(_integer(amount_sat, "amount_sat")), bytes.fromhex(script))
+            return self._chain.prepare([output]).serialize().hex()
+        except (FaucetEmpty, ValueError) as error:
+            raise RpcError(VERIFY_REJECTED, str(error)) from error
 
     def reorg(
         self, depth: int, new_blocks: int | None = None, transactions: list[str] | None = None

@@ -13,6 +13,7 @@ from node.chain.regtest.chain import BlockConnected, BlockDisconnected, ChainEve
 from protocol.bitcoin.transaction import Transaction
 
 HIGH_WATER_MARK = 10_000
+TOPICS = ("hashblock", "rawblock", "hashtx", "rawtx")
 
 
 class ZmqPublisher:

@@ -1,4 +1,4 @@
-"""The chain with its doors: JSON-RPC and ZMQ, and the file `regtest.json` that tells where they are."""
+"""The chain with its doors: JSON-RPC, ZMQ and Electrum, and the file `regtest.json` that tells where they are."""
 
 import asyncio
 import json
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from node.chain.regtest.chain import RegtestChain
+from node.chain.regtest.electrum import ElectrumServer
 from node.chain.regtest.methods import Methods
 from node.chain.regtest.notify import ZmqPublisher
 from node.chain.regtest.rpc import RpcServer
@@ -20,6 +21,7 @@ class Doors:
     cookie_path: Path
     zmq_endpoint: str
     pid: int
+    electrum_endpoint: str = ""
 
     def save(self, path: Path) -> None:
         part = path.with_suffix(".part")
@@ -27,6 +29,7 @@ class Doors:
             "rpc_url": self.rpc_url,
             "cookie_path": str(self.cookie_path),
             "zmq_endpoint": self.zmq_endpoint,
+            "electrum_endpoint": self.electrum_endpoint,
             "pid": self.pid,
         }
         part.write_text(json.dumps(document, indent=1))
@@ -42,17 +45,26 @@ class RegtestService:
         self._stopping = asyncio.Event()
         self._rpc: RpcServer | None = None
         self._zmq: ZmqPublisher | None = None
+        self._electrum: ElectrumServer | None = None
 
     async def start(
-        self, *, rpcport: int = 0, zmqport: int = 0, user: str | None = None, password: str | None = None
+        self,
+        *,
+        rpcport: int = 0,
+        zmqport: int = 0,
+        electrumport: int = 0,
+        user: str | None = None,
+        password: str | None = None,
     ) -> Doors:
         cookie = self._datadir.absolute() / ".cookie"
-        methods = Methods(self._chain, stop=self.stop)
-        self._rpc = RpcServer(methods.call, cookie, user=user, password=password)
         self._zmq = ZmqPublisher(zmqport)
+        methods = Methods(self._chain, stop=self.stop, zmq_endpoint=self._zmq.endpoint)
+        self._rpc = RpcServer(methods.call, cookie, user=user, password=password)
         self._chain.listeners.append(self._zmq)
         port = await self._rpc.start(rpcport)
-        doors = Doors(f"http://127.0.0.1:{port}", cookie, self._zmq.endpoint, os.getpid())
+        self._electrum = ElectrumServer(methods)
+        electrum = f"127.0.0.1:{await self._electrum.start(electrumport)}"
+        doors = Doors(f"http://127.0.0.1:{port}", cookie, self._zmq.endpoint, os.getpid(), electrum)
         doors.save(self._datadir / "regtest.json")
         return doors
 
@@ -66,6 +78,8 @@ class RegtestService:
         (self._datadir / "regtest.json").unlink(missing_ok=True)
         if self._rpc is not None:
             await self._rpc.close()
+        if self._electrum is not None:
+            await self._electrum.close()
         if self._zmq is not None:
             self._chain.listeners.remove(self._zmq)
             self._zmq.close()

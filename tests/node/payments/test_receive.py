@@ -2,6 +2,7 @@
 
 import pytest
 
+from node.onchain.deadlines import Running, must_close
 from node.payments import receive
 from node.payments.receive import Expected, HtlcSet
 from protocol.amounts import BlockHeight, Msat
@@ -16,7 +17,7 @@ from protocol.bolt4.payload import FinalPayload
 from protocol.bus.messages.channel import HtlcReceived
 from tests.node.payments.support import CHANNEL, HEIGHT, NOW, SECRET
 
-EXPIRY = BlockHeight(HEIGHT + 18)
+EXPIRY = BlockHeight(HEIGHT + receive.MIN_FINAL_CLTV_EXPIRY)
 EXPECTED = Expected(bytes(32), SECRET, Msat(10_000), NOW + 3600)
 
 
@@ -67,8 +68,15 @@ def test_an_expired_invoice_is_as_good_as_unknown():
 
 
 def test_an_expiry_too_near_to_claim_safely_is_refused():
-    assert judged(final(), expiry=HEIGHT + 18) is None
-    assert judged(final(), expiry=HEIGHT + 17) == DETAILS
+    assert judged(final(), expiry=HEIGHT + 22) is None
+    assert judged(final(), expiry=HEIGHT + 21) == DETAILS
+
+
+def test_an_accepted_payment_does_not_force_its_channel_onto_the_chain_before_the_peer_can_credit_it():
+    """Electrum adds nothing to what the invoice asks for: with 18 blocks a restart in that moment was the end."""
+    accepted = Running(False, 0, HEIGHT + receive.MIN_FINAL_CLTV_EXPIRY, released=True)
+    assert must_close([accepted], BlockHeight(HEIGHT + 3)) is None
+    assert receive.ASKED_FINAL_CLTV_EXPIRY >= receive.MIN_FINAL_CLTV_EXPIRY + 6
 
 
 def test_an_htlc_below_what_the_onion_says_is_final_incorrect_htlc_amount():

@@ -119,6 +119,35 @@ async def test_chain_and_network_info(running: Running) -> None:
     assert (await running.client.call("getnetworkinfo"))["relayfee"] == 0.00001
 
 
+async def test_deployments_say_that_taproot_is_active(running: Running) -> None:
+    info = await running.client.call("getdeploymentinfo")
+    assert info["hash"] == txid_hex(running.chain.tip_hash) and info["height"] == 110
+    assert info["deployments"]["taproot"]["active"] is True
+    earlier = await running.client.call("getdeploymentinfo", await running.client.call("getblockhash", 7))
+    assert earlier["height"] == 7
+    assert (await running.client.error("getdeploymentinfo", UNKNOWN))[0] == -5
+
+
+async def test_zmq_notices_are_listed_with_their_address(running: Running) -> None:
+    listed = await running.client.call("getzmqnotifications")
+    assert {row["type"] for row in listed} == {"pubhashblock", "pubrawblock", "pubhashtx", "pubrawtx"}
+    assert {row["address"] for row in listed} == {running.doors.zmq_endpoint}
+
+
+async def test_uptime_is_in_whole_seconds(running: Running) -> None:
+    assert await running.client.call("uptime") in range(60)
+
+
+async def test_funding_for_nodes_without_a_wallet_is_made_but_not_sent(running: Running) -> None:
+    raw = await running.client.call("makefunding", SCRIPT.hex(), 50_000)
+    tx = Transaction.parse(bytes.fromhex(raw))
+    assert (tx.outputs[0].value, tx.outputs[0].script_pubkey) == (50_000, SCRIPT)
+    assert await running.client.call("getrawmempool") == []
+    assert await running.client.call("sendrawtransaction", raw) == txid_hex(tx.txid)
+    assert (await running.client.error("makefunding", "zz", 50_000))[0] == -26
+    assert (await running.client.error("makefunding", SCRIPT.hex(), 10**17))[0] == -26
+
+
 async def test_block_with_fees_in_full_view(running: Running) -> None:
     coin = confirmed_coin(running.chain)
     tx = spend([coin], [(90_000, ELSEWHERE)])

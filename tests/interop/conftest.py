@@ -1,0 +1,64 @@
+"""One world for each module: a chain, our node and the peer that the module names as PEER.
+
+These tests run only when they are asked for (`make interop`, or a path under tests/interop): they need programs
+that nobody here wrote, and minutes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.interop.harness import NotInstalled, Side, World, install, world_folder
+from tests.support import need
+
+HERE = Path(__file__).parent
+CURRENT = pytest.StashKey[World]()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    asked = (Path(arg.split("::")[0]).resolve() for arg in config.args)
+    return None if any(path == HERE or HERE in path.parents for path in asked) else True
+
+
+@pytest.fixture(scope="module")
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    name = request.module.PEER
+    try:
+        peer = install(name)
+    except NotInstalled as error:
+        need(name, False, str(error))
+        raise
+    with World(peer, world_folder(name)) as running:
+        running.fund()
+        request.node.stash[CURRENT] = running
+        yield running
+
+
+@dataclass(frozen=True)
+class Channel:
+    """The channel that a class of tests talks over."""
+
+    funding: str
+    opener: Side
+
+
+@pytest.fixture(scope="class", params=["ours", "theirs"], ids=["opened by us", "opened by them"])
+def channel(request: pytest.FixtureRequest, world: World) -> Iterator[Channel]:
+    funding = world.open(request.param, push_sat=world.peer.channel_sat * 2 // 5)
+    yield Channel(funding, request.param)
+    # Two channels at once would leave it to chance over which one a payment goes.
+    world.close(funding, by="ours")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[None]:
+    report = yield
+    module = item.getparent(pytest.Module)
+    if report.failed and module is not None and CURRENT in module.stash:
+        running = module.stash[CURRENT]
+        report.sections.append(("both sides", running.picture()))
+        report.sections.append(("logs", running.logs()))
+    return report
