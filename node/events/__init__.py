@@ -1,0 +1,1 @@
+"""The event stream: what happened, numbered, for the terminal UI, `lnp watch` and tests."""
