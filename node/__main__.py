@@ -11,7 +11,7 @@ import click
 from node import config as settings
 from node import linkkey, log
 from node.chain.backend import BackendUnusable
-from node.config import BitcoindConfig, Config, SignerConfig
+from node.config import BitcoindConfig, Config, ElectrumConfig, SignerConfig
 from node.linkkey import LinkKey
 from node.storage.database import open_database
 from node.storage.errors import StorageFailed
@@ -44,13 +44,15 @@ def main() -> None:
     "--signer", "signer_endpoint", required=True, help="Where lnp-signer listens: ipc://… or tcp://…"
 )
 @click.option("--signer-key", required=True, help="The signer's public key, 40 characters, as it prints it.")
-@click.option("--bitcoind-url", required=True, help="For example http://127.0.0.1:18443")
+@click.option("--bitcoind-url", default="", help="For example http://127.0.0.1:18443")
 @click.option("--bitcoind-cookie", default="", help="The path of bitcoind's cookie file.")
 @click.option("--bitcoind-user", default="", help="Instead of a cookie; the password is asked for.")
 @click.option("--bitcoind-password-fd", type=int, help="Read bitcoind's password from this descriptor.")
 @click.option(
     "--bitcoind-zmq", default="", help="zmqpubhashblock of bitcoind; without it we look every 10 s."
 )
+@click.option("--electrum", default="", help="Instead of a bitcoind: tcp://127.0.0.1:PORT or ssl://HOST:PORT")
+@click.option("--electrum-socks", default="", help="host:port of a SOCKS5 proxy that leads there.")
 @click.option("--listen", multiple=True, help="host:port for peers; port 0 takes a free one.")
 @click.option("--alias", default="", help="The name that other nodes see.")
 @click.option("--birth-height", type=int, help="Look for coins of an older seed from this block on.")
@@ -64,6 +66,8 @@ def init(
     bitcoind_user: str,
     bitcoind_password_fd: int | None,
     bitcoind_zmq: str,
+    electrum: str,
+    electrum_socks: str,
     listen: tuple[str, ...],
     alias: str,
     birth_height: int | None,
@@ -76,7 +80,11 @@ def init(
                 "--signer-key must have 40 characters",
                 what_to_do="Copy it from the output of `lnp-signer init`.",
             )
-        if not bitcoind_cookie and not bitcoind_user:
+        if bool(bitcoind_url) == bool(electrum):
+            raise CommandRefused(
+                "a node needs one source of the chain", what_to_do="Give --bitcoind-url, or --electrum."
+            )
+        if bitcoind_url and not bitcoind_cookie and not bitcoind_user:
             raise CommandRefused(
                 "there is no login for bitcoind", what_to_do="Give --bitcoind-cookie, or --bitcoind-user."
             )
@@ -86,16 +94,24 @@ def init(
                 f"a node was set up in {directory} before",
                 what_to_do=f"Edit {directory / settings.FILE}, or give another --datadir.",
             )
-        made = Config(
-            network=network,
-            signer=SignerConfig(signer_endpoint, signer_key),
-            bitcoind=BitcoindConfig(
+        bitcoind, server = None, None
+        if electrum:
+            server = ElectrumConfig(electrum, socks=electrum_socks)
+            server.address()
+            server.proxy()
+        else:
+            bitcoind = BitcoindConfig(
                 bitcoind_url,
                 str(Path(bitcoind_cookie).expanduser().resolve()) if bitcoind_cookie else "",
                 bitcoind_user,
                 _password(bitcoind_user, bitcoind_password_fd),
                 bitcoind_zmq,
-            ),
+            )
+        made = Config(
+            network=network,
+            signer=SignerConfig(signer_endpoint, signer_key),
+            bitcoind=bitcoind,
+            electrum=server,
             alias=alias,
             listen=listen or ("127.0.0.1:9735",),
             birth_height=birth_height,

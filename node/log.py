@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -10,6 +10,8 @@ import structlog
 
 from protocol.secret import Secret
 
+MAX_TAPPED = 500
+_OWN_FIELDS = frozenset({"at", "level", "event", "exception"})
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 HIDDEN = frozenset(
     {"secret", "password", "passphrase", "preimage", "session_key", "seed", "mnemonic", "xprv"}
@@ -26,6 +28,7 @@ def set_up(level: str = "info", path: Path | None = None) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
             structlog.processors.format_exc_info,
             plain,
+            _to_tap,
             structlog.processors.LogfmtRenderer(key_order=["at", "level", "event"], bool_as_flag=False),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
@@ -39,6 +42,29 @@ def set_up(level: str = "info", path: Path | None = None) -> None:
         force=True,
         format="at=%(asctime)s level=%(levelname)s %(message)r",
     )
+
+
+Tap = Callable[[str, str, str], None]
+_taps: list[Tap] = []
+
+
+def tap(hear: Tap) -> None:
+    """From here on `hear(level, event, fields as text)` gets each line of the level `info` and above, from any
+    thread. It must not log."""
+    _taps.append(hear)
+
+
+def untap(hear: Tap) -> None:
+    if hear in _taps:
+        _taps.remove(hear)
+
+
+def _to_tap(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if _taps and method != "debug":
+        fields = " ".join(f"{key}={value}" for key, value in event.items() if key not in _OWN_FIELDS)
+        for hear in tuple(_taps):
+            hear(method, str(event.get("event", "")), fields[:MAX_TAPPED])
+    return event
 
 
 def plain(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -253,15 +253,21 @@ class Node:
                 *("--datadir", str(self.datadir)),
                 *("--signer", doors["endpoint"]),
                 *("--signer-key", doors["server_public_key"]),
-                *("--bitcoind-url", self.chain.doors["rpc_url"]),
-                *("--bitcoind-cookie", self.chain.doors["cookie_path"]),
-                *("--bitcoind-zmq", self.chain.doors["zmq_endpoint"]),
+                *self.chain_options(),
                 *("--listen", self.address),
                 *("--alias", self.name),
                 log=log,
             )
             key = shlex.split(said[said.index("--client-key") :])[1]
             run("signer", "pair", "--datadir", str(self.signer_dir), "--client-key", key, log=log)
+
+    def chain_options(self) -> tuple[str, ...]:
+        doors = self.chain.doors
+        return (
+            *("--bitcoind-url", doors["rpc_url"]),
+            *("--bitcoind-cookie", doors["cookie_path"]),
+            *("--bitcoind-zmq", doors["zmq_endpoint"]),
+        )
 
     def start_signer(self) -> None:
         endpoint = f"ipc://{self.signer_dir / 'signer.sock'}"

@@ -48,19 +48,26 @@ def wanted(config: Config) -> dict[str, Wanted]:
 
 def _check_no_names(config: Config) -> None:
     """A name in an address would have to be resolved, in the clear."""
-    for setting, url in (
-        ("bitcoind.url", config.bitcoind.url),
-        ("bitcoind.zmq", config.bitcoind.zmq),
-        ("signer.endpoint", config.signer.endpoint),
-    ):
+    addresses = [("signer.endpoint", config.signer.endpoint)]
+    if config.bitcoind is not None:
+        addresses += [("bitcoind.url", config.bitcoind.url), ("bitcoind.zmq", config.bitcoind.zmq)]
+    if config.electrum is not None and not config.electrum.socks:
+        addresses.append(("electrum.url", config.electrum.url))
+    for setting, url in addresses:
         parts = urlsplit(url)
         if parts.scheme in ("ipc", "") or parts.hostname is None:
             continue
         try:
-            ipaddress.ip_address(parts.hostname)
+            address = ipaddress.ip_address(parts.hostname)
         except ValueError:
             raise CommandRefused(
                 f"{setting} names the host {parts.hostname!r}, but nothing may ask a resolver in a node that is "
                 "onion only",
                 what_to_do="Write its IP address, such as 127.0.0.1, or set tor.clear = direct.",
             ) from None
+        if setting == "electrum.url" and address.is_global:
+            # A stranger's server: it would learn which scripts this machine watches.
+            raise CommandRefused(
+                f"electrum.url {url} would be dialled from this machine, in a node that is onion only",
+                what_to_do="Set electrum.socks to Tor's SOCKS port, such as 127.0.0.1:9050, or tor.clear = direct.",
+            )

@@ -6,7 +6,7 @@ nobody knows where the next request would start.
 
 import asyncio
 import select
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -40,15 +40,24 @@ class Connection(asyncio.Protocol):
         self._pending = 0
         self._last_request_seen = False
         self._transport: asyncio.Transport | None = None
+        self._may_write = asyncio.Event()
+        self._may_write.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - for the type checker
         self._transport = transport
         self._opened(self)
 
+    def pause_writing(self) -> None:
+        self._may_write.clear()
+
+    def resume_writing(self) -> None:
+        self._may_write.set()
+
     def connection_lost(self, _exc: Exception | None) -> None:
         """What was asked goes on, since it may move money; what only watches ends."""
         self._transport = None
+        self._may_write.set()
         for task in self._watching:
             task.cancel()
         self._closed(self)
@@ -105,7 +114,14 @@ class Connection(asyncio.Protocol):
 
     async def _serve(self, request: dict[str, Any], request_id: str | int) -> None:
         try:
-            self._reply(request_id, await self._answer(request))
+            outcome = await self._answer(request)
+            if not isinstance(outcome, AsyncIterator):
+                self._reply(request_id, outcome)
+                return
+            async for item in outcome:
+                self._reply(request_id, item)
+                # A caller that does not read holds up its own stream, and nobody's memory.
+                await self._may_write.wait()
         except RpcError as error:
             self._reply(request_id, error)
 

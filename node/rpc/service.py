@@ -9,19 +9,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import msgspec
 import structlog
 
 from node.rpc.catalogue import METHODS
 from node.rpc.connection import Connection
-from node.rpc.errors import OUTCOME_UNKNOWN, Code, RpcError
+from node.rpc.errors import OUTCOME_UNKNOWN, Code, RpcError, invalid_params
 from node.rpc.params import bind
 from node.rpc.table import Context, Method, NodeFacts
 from protocol.bus.bus import Bus, OutcomeUnknown
-from protocol.bus.service import Service
+from protocol.bus.messages.rpc import ListMethods, MethodInfo, MethodTable, RpcDone, RpcFailed, RunRpc
+from protocol.bus.service import Service, handles
 from protocol.errors import CommandRefused
 
 log = structlog.get_logger()
 SOCKET_NAME = "lightning-rpc"
+NOT_ON_THE_BUS = frozenset({"watch"})
 BACKLOG = 1024
 """A unix socket whose queue is full refuses at once, so a burst of clients must fit."""
 
@@ -74,7 +77,37 @@ class RpcService(Service):
                 f"{method.name} failed on a bug of ours ({error!r}): look in the log, and report it",
             ) from error
         wanted = request.get("filter")
-        return result if wanted is None else keep(result, wanted)
+        return result if wanted is None or not isinstance(result, dict) else keep(result, wanted)
+
+    # The same methods over the bus, for the terminal UI.
+
+    @handles(ListMethods)
+    def list_methods(self, _request: ListMethods) -> MethodTable:
+        return MethodTable(
+            tuple(
+                MethodInfo(method.name, method.usage, method.help, method.moves_money)
+                for method in METHODS.values()
+                if method.name not in NOT_ON_THE_BUS
+            )
+        )
+
+    @handles(RunRpc)
+    async def run_rpc(self, request: RunRpc) -> RpcDone | RpcFailed:
+        try:
+            params = msgspec.json.decode(request.params)
+            if request.method in NOT_ON_THE_BUS:
+                raise invalid_params(f"{request.method} is a stream of the socket; here there is EventsSince")
+            if self._method(request.method).moves_money and not request.confirmed:
+                raise RpcError(
+                    Code.NOT_CONFIRMED,
+                    f"{request.method} moves money and was not confirmed; nothing was done",
+                )
+            result = await self.answer({"method": request.method, "params": params})
+        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+            return RpcFailed(Code.PARSE_ERROR, f"the parameters are not JSON: {error}", False)
+        except RpcError as error:
+            return RpcFailed(error.code, error.message, error.data == OUTCOME_UNKNOWN)
+        return RpcDone(msgspec.json.encode(result))
 
     def _method(self, name: object) -> Method:
         method = METHODS.get(name) if isinstance(name, str) else None

@@ -23,6 +23,8 @@ from protocol.secret import Secret
 log = structlog.get_logger()
 HEARTBEAT_MS = 2_000
 SILENCE_MS = 6_000
+MAX_MESSAGE = 64 << 20
+"""Whoever sends more in one piece is cut off."""
 
 
 class Here(msgspec.Struct, frozen=True, array_like=True, tag=0):
@@ -200,6 +202,7 @@ def _prepare(socket: "zmq.Socket[bytes]", public: bytes, secret: Secret) -> None
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, 0)
     socket.setsockopt(zmq.RCVHWM, 0)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
     socket.setsockopt(zmq.IPV6, 1)
     socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, SILENCE_MS)
@@ -222,7 +225,14 @@ class ZmqListener:
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         _prepare(socket, public, secret)
         self._monitor = monitor(socket, self._on_event)
-        socket.bind(endpoint)
+        try:
+            socket.bind(endpoint)
+        except zmq.ZMQError:
+            self._monitor.close()
+            socket.close(0)
+            self._allowlist.close()
+            self._context.term()
+            raise
         self.endpoint: str = socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
         self._link = LoopSocket(socket, self._on_message)
 

@@ -179,6 +179,7 @@ METHODS = (
         fundchannel,
         "Open a channel with a connected peer; amount in satoshi, or all.",
         "channels",
+        moves_money=True,
     ),
     Method(
         "close",
@@ -194,6 +195,7 @@ METHODS = (
         close,
         "Close a channel; after unilateraltimeout seconds without agreement, alone (0: never).",
         "channels",
+        moves_money=True,
     ),
     Method(
         "listpeerchannels",

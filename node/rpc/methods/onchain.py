@@ -139,5 +139,6 @@ METHODS = (
         withdraw,
         "Send coins to an address; amount in satoshi, or all.",
         "bitcoin",
+        moves_money=True,
     ),
 )

@@ -19,7 +19,14 @@ from node.rpc.params import (
 )
 from node.rpc.table import Context, Method, Result
 from protocol.bus.bus import OutcomeUnknown
-from protocol.bus.messages.payments import ListPayments, Pay, PaymentRow, Payments
+from protocol.bus.messages.payments import (
+    ListPayments,
+    Pay,
+    PaymentRow,
+    Payments,
+    PayPreview,
+    PreviewPay,
+)
 
 RETRY_FOR = 60
 _PARTS = not_offered("a payment is made in one piece")
@@ -75,6 +82,23 @@ def _preimage(row: PaymentRow) -> str:
     return row.preimage.hex() if row.preimage is not None else ""
 
 
+async def previewpay(context: Context, arguments: Arguments) -> Result:
+    """Not one of Core Lightning's: what `xpay` would do now, for people to look at before they say yes."""
+    request = PreviewPay(arguments["invstring"], arguments["amount_msat"])
+    found: PayPreview = await context.bus.request("payments", request)
+    result: Result = {
+        "destination": found.destination.hex(),
+        "amount_msat": found.amount_msat,
+        "fee_msat": found.fee_msat,
+        "lock_blocks": found.lock_blocks,
+    }
+    if found.channel_id:
+        result["channel_id"] = found.channel_id.hex()
+    if found.already is not None:
+        result["already"] = found.already
+    return result
+
+
 async def listpays(context: Context, arguments: Arguments) -> Result:
     request = ListPayments(arguments["bolt11"], arguments["payment_hash"], arguments["status"])
     found: Payments = await context.bus.request("payments", request)
@@ -124,6 +148,7 @@ METHODS = (
         xpay,
         "Pay a BOLT 11 invoice. Paying one again waits for the same payment.",
         "payment",
+        moves_money=True,
     ),
     Method(
         "pay",
@@ -144,6 +169,14 @@ METHODS = (
         ),
         pay,
         "Pay a BOLT 11 invoice, as xpay does, with the older form of the answer.",
+        "payment",
+        moves_money=True,
+    ),
+    Method(
+        "previewpay",
+        (Param("invstring", text, REQUIRED), _AMOUNT),
+        previewpay,
+        "What paying an invoice would take now: fee, lock time, channel. Nothing is paid.",
         "payment",
     ),
     Method(

@@ -31,10 +31,19 @@ class InvoiceRow(Struct, frozen=True, tag="pay.invoice_row"):
     preimage: bytes | None = None
 
 
+class InvoiceChanged(Struct, frozen=True, tag="pay.invoice_changed"):
+    """Event: an invoice was made, or paid, and that is saved."""
+
+    row: InvoiceRow
+
+
 class ListInvoices(Struct, frozen=True, tag="pay.list_invoices"):
+    """`newest`: no more than so many, the youngest."""
+
     label: str | None = None
     payment_hash: bytes | None = None
     bolt11: str | None = None
+    newest: int | None = None
 
 
 class Invoices(Struct, frozen=True, tag="pay.invoices"):
@@ -75,10 +84,39 @@ class PaymentRow(Struct, frozen=True, tag="pay.payment"):
     parts: int
 
 
+class PaymentChanged(Struct, frozen=True, tag="pay.changed"):
+    """Event: a payment began, or ended. `cltv_expiry`: while its HTLC stands the outcome is open, until this block."""
+
+    row: PaymentRow
+    cltv_expiry: int | None = None
+
+
+class PreviewPay(Struct, frozen=True, tag="pay.preview"):
+    """What `Pay` would do now, without doing it. Refused as `Pay` would be."""
+
+    bolt11: str
+    amount_msat: Msat | None = None
+
+
+class PayPreview(Struct, frozen=True, tag="pay.previewed"):
+    """`lock_blocks`: for so long the money may be held up when something goes wrong on the way."""
+
+    destination: bytes
+    amount_msat: Msat
+    fee_msat: Msat
+    lock_blocks: int
+    channel_id: bytes
+    already: str | None
+    """The status of a payment with this hash that is there already."""
+
+
 class ListPayments(Struct, frozen=True, tag="pay.list"):
+    """`newest`: no more than so many, the youngest."""
+
     bolt11: str | None = None
     payment_hash: bytes | None = None
     status: str | None = None
+    newest: int | None = None
 
 
 class Payments(Struct, frozen=True, tag="pay.payments"):

@@ -73,3 +73,34 @@ def test_what_strangers_wrote_cannot_move_the_cursor_or_paint():
 def test_tables_fit_the_terminal(width: int):
     text = shown("listpeerchannels", {"channels": [channel_object(channel(), OUR_ID)]}, width)
     assert max(len(line) for line in text.splitlines()) <= width
+
+
+def test_the_card_of_the_node_shows_how_its_roads_are():
+    info = {
+        "id": "02aa",
+        "alias": "ALICE",
+        "network": "signet",
+        "blockheight": 7,
+        "num_active_channels": 0,
+        "num_pending_channels": 0,
+        "num_inactive_channels": 0,
+        "num_peers": 0,
+        "address": [{"type": "torv3", "address": "a.onion", "port": 9735}],
+        "version": "1",
+        "roads": [
+            {"name": "tor", "state": "up", "inbound": "reachable"},
+            {"name": "radio", "state": "down", "what": "Plug it in\x1b[2J"},
+        ],
+    }
+    text = shown("getinfo", info)
+    for words in (
+        "a.onion:9735",
+        "tor up; our onion is reachable",
+        "radio down; Plug it in\N{REPLACEMENT CHARACTER}",
+    ):
+        assert words in text
+
+
+def test_peers_show_the_road_that_carries_them():
+    peer = {"id": "02bb", "connected": True, "num_channels": 1, "netaddr": ["a.onion:9735"], "road": "tor"}
+    assert "tor" in shown("listpeers", {"peers": [peer]}).splitlines()[1].split()

@@ -35,7 +35,7 @@ from protocol.bus.messages.payments import (
     SignText,
     WaitInvoice,
 )
-from protocol.bus.messages.peer import Connect, Disconnect, ListPeers, PeerInfo, Peers
+from protocol.bus.messages.peer import Connect, Disconnect, ListPeers, ListRoads, PeerInfo, Peers, Road, Roads
 from protocol.bus.messages.signer import MessageSigned
 from protocol.bus.messages.wallet import (
     AddressMade,
@@ -97,6 +97,9 @@ class ChannelService(_Recorder):
         return ChannelClosed("mutual", b"\x02\x00", TXID)
 
 
+ONION = f"{'a' * 56}.onion"
+
+
 class PeerService(_Recorder):
     name: ClassVar[str] = "peer"
 
@@ -104,6 +107,10 @@ class PeerService(_Recorder):
     def list_peers(self, request: ListPeers) -> Peers:
         self.note(request)
         return Peers((peer(),) if request.node_id in (None, PEER_ID) else ())
+
+    @handles(ListRoads)
+    def list_roads(self, _request: ListRoads) -> Roads:
+        return Roads((Road("tor", "up", "", (f"{ONION}:9735",), "reachable"), Road("tcp", "up")))
 
     @handles(Connect)
     def connect(self, request: Connect) -> PeerInfo:
@@ -206,7 +213,7 @@ class PaymentsService(_Recorder):
 
 
 def peer() -> PeerInfo:
-    return PeerInfo(PEER_ID, True, True, "127.0.0.1:9736", b"\x08\x02", 0)
+    return PeerInfo(PEER_ID, True, True, "127.0.0.1:9736", b"\x08\x02", 0, "tcp")
 
 
 def invoice(status: str = "unpaid") -> InvoiceRow:

@@ -15,6 +15,7 @@ from tests.node.rpc.support import (
     ADDRESS,
     CHANNEL_ID,
     HASH,
+    ONION,
     OUR_ID,
     PEER_ID,
     STRANGER_ID,
@@ -33,6 +34,15 @@ async def test_getinfo(gateway: Gateway):
     assert (info["num_peers"], info["num_active_channels"], info["num_pending_channels"]) == (1, 1, 0)
     assert (info["blockheight"], info["num_inactive_channels"], info["fees_collected_msat"]) == (500, 0, 0)
     assert "warning_bitcoind_sync" not in info
+
+
+async def test_getinfo_tells_how_we_are_reached(gateway: Gateway):
+    info = await gateway.call("getinfo")
+    assert {"type": "torv3", "address": ONION, "port": 9735} in info["address"]
+    assert info["roads"] == [
+        {"name": "tor", "state": "up", "inbound": "reachable"},
+        {"name": "tcp", "state": "up"},
+    ]
 
 
 async def test_getinfo_answers_before_the_chain_does(gateway: Gateway):
@@ -153,6 +163,7 @@ async def test_listpeers(gateway: Gateway):
                 "num_channels": 1,
                 "netaddr": ["127.0.0.1:9736"],
                 "features": "0802",
+                "road": "tcp",
             }
         ]
     }
