@@ -12,9 +12,9 @@ import structlog
 from msgspec import Struct
 
 from node import log as node_log
-from node.chain.backend import BackendAway, BackendUnusable
-from node.chain.bitcoind import Bitcoind
+from node.chain.backend import BackendAway, BackendUnusable, ChainBackend
 from node.chain.service import ChainService
+from node.chain.source import backend_of
 from node.channel.service import ChannelService
 from node.config import Config
 from node.events.service import EventService
@@ -69,7 +69,7 @@ class Parts(Struct, frozen=True):
     bus: LocalBus
     database: Database
     signer: SignerClient
-    backend: Bitcoind
+    backend: ChainBackend
     identity: Identity
     supervisor: Supervisor
 
@@ -157,12 +157,7 @@ async def _start(directory: Path, config: Config, database: Database, supervisor
     bus = LocalBus()
     signer = _SignerLink(directory, config, bus)
     await supervisor.start(signer)
-    backend = Bitcoind(
-        config.bitcoind.url,
-        network=network,
-        login=config.bitcoind.login(),
-        zmq_endpoint=config.bitcoind.zmq,
-    )
+    backend = backend_of(config, directory)
     try:
         await backend.check()
     except BackendAway as error:
@@ -266,13 +261,15 @@ async def _identity(database: Database, signer: SignerClient) -> Identity:
 
 
 async def _first_tip(bus: LocalBus) -> None:
-    """At the very first start nothing can be done before a bitcoind was seen; later the last tip is known."""
+    """At the very first start nothing can be done before the chain was seen; later the last tip is known."""
     while True:
         try:
             await bus.request("chain", GetTip(), deadline=60)
             return
         except OutcomeUnknown:
-            log.warning("waiting_for_chain", what_to_do="Start bitcoind, or correct its address in lnp.toml.")
+            log.warning(
+                "waiting_for_chain", what_to_do="Start its source, or correct the address in lnp.toml."
+            )
 
 
 def _facts(parts: Parts, listening: tuple[str, ...]) -> NodeFacts:

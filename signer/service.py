@@ -17,6 +17,7 @@ from protocol.curve import InvalidKey, sign_recoverable
 from protocol.secret import Secret
 from signer import books, channels, keystore, onions, operations, wallet
 from signer import storage as db
+from signer.anchor import sign_anchor
 from signer.channel import Channel
 from signer.channel_state import ChannelState
 from signer.initialise import curve_public, known_network, open_keys
@@ -113,6 +114,12 @@ class SignerService:
                 return self._sign_sweep(request)
             case contract.SignSecondStage():
                 return self._sign_second_stage(request)
+            case contract.SignAnchor():
+                channel = self._channel(request.channel)
+                params, state = channels.ready(channel)
+                return contract.AnchorSigned(
+                    sign_anchor(channel, params, state, request, self._books, self.keys)
+                )
             case contract.FindPeerPoint():
                 _, state = channels.ready(self._channel(request.channel))
                 return contract.PeerPointFound(operations.peer_point(state, request.number))

@@ -23,6 +23,7 @@ from protocol.amounts import FEERATE_FLOOR, Sat, floor_sat
 from protocol.bitcoin.transaction import Transaction
 from protocol.bolt3 import closing as bolt3_closing
 from protocol.bolt3.commitment import Side
+from protocol.bolt3.params import commitment_number
 from protocol.bus.messages.signer import (
     MAX_CLOSING_FEE,
     MAX_CLOSING_FEE_SHARE,
@@ -326,9 +327,17 @@ def funding_spent(turn: Turn, event: FundingSpent) -> None:
     closing = Closing(kind, event.tx, event.height)
     if closing == phase:
         return
-    why = turn.c.why if isinstance(phase, Closing | ShuttingDown) else f"the funding was spent: {kind.value}"
-    turn.set_phase(closing, why)
+    turn.set_phase(closing, _why_spent(turn, tx, kind))
     turn.save(Save.NOW)
+
+
+def _why_spent(turn: Turn, tx: Transaction, kind: CloseKind) -> str:
+    number = commitment_number(commitment_params(turn.c.params), tx.inputs[0].sequence, tx.locktime)
+    if kind is CloseKind.THEIRS and number is not None and number < turn.c.remote_revoked:
+        return f"the peer published commitment {number}, which it had revoked: everything in it is taken"
+    if isinstance(turn.c.phase, Closing | ShuttingDown):
+        return turn.c.why
+    return f"the funding was spent: {kind.value}"
 
 
 def _kind_of(turn: Turn, tx: Transaction) -> CloseKind:

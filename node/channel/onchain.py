@@ -26,6 +26,8 @@ def settled(turn: Turn, event: SettledOnChain) -> None:
 def _offered(turn: Turn, row: Htlc, event: SettledOnChain) -> Htlc:
     channel_id = turn.c.params.channel_id
     if not event.paid:
+        if row.preimage is not None:
+            return row  # the peer gave the preimage and then missed to take the money: it is paid upstream
         if row.origin is not None:
             reason = row.failure or b""
             turn.tell(said.HtlcFailed(row.origin, channel_id, row.id, reason, row.failure_code))

@@ -41,6 +41,7 @@ from node.channel.resolutions import Resolutions, network_of
 from node.channel.state import (
     AwaitingLockIn,
     Closed,
+    CloseKind,
     Closing,
     Committed,
     Lost,
@@ -135,9 +136,11 @@ class ChannelService(Service):
         for channel in list(self._channels.values()):
             channel.put(Tick())
             self._watch(channel)
+            self._raise_if_needed(channel)
             self.run(self._send_funding(channel))
             if (connection := self._connections.get(channel.peer)) is not None:
                 channel.put(Connected(connection))
+        self.bus.send(self.name, _BlockTold(self._env.height))
         early, self._early = self._early, []
         for event in early:
             self.from_peer(event)
@@ -218,6 +221,7 @@ class ChannelService(Service):
                 self._wake_waiters()
             case Publish(tx=tx):
                 self.run(self._publish(tx, f"close of channel {channel.channel_id.hex()}"))
+                self._raise_if_needed(channel)
             case Resolve(tx=tx, height=height):
                 self._resolver.funding_spent(channel.row_id, tx, height)
 
@@ -418,8 +422,15 @@ class ChannelService(Service):
     def block_told(self, event: _BlockTold) -> None:
         """Everything that the new blocks held was heard: what is due now, on chain and off."""
         self._resolver.new_block(event.height)
-        for channel in self._channels.values():
-            self._close_if_due(channel)
+        if self._ready:  # before that nobody compared our numbers with the signer's
+            for channel in self._channels.values():
+                self._close_if_due(channel)
+
+    def _raise_if_needed(self, channel: Channel) -> None:
+        """Our commitment is on its way: if its fee turns out too low, its anchor pays."""
+        phase = channel.state.committed.phase
+        if isinstance(phase, Closing) and phase.kind is CloseKind.OURS and phase.tx and phase.height is None:
+            self._resolver.published(channel.row_id, phase.tx)
 
     def _close_if_due(self, channel: Channel) -> None:
         """Looked at after each block, whether the peer is there or not (BOLT 5, "Failing a Channel")."""

@@ -142,10 +142,20 @@ WALLET = (
     "CREATE TABLE scan (height INTEGER PRIMARY KEY, block_hash BLOB NOT NULL)",
 )
 
+ONCHAIN = (
+    """CREATE TABLE onchain (
+        channel INTEGER PRIMARY KEY REFERENCES channels (id),
+        state BLOB NOT NULL,
+        final INTEGER NOT NULL,
+        updated INTEGER NOT NULL
+    )""",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("channels, HTLCs and their journal", CHANNELS),
     Migration("payments and invoices", PAYMENTS),
     Migration("wallet, peers and chain", WALLET),
+    Migration("resolution of closed channels on chain", ONCHAIN),
 )
 
 

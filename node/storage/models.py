@@ -185,6 +185,16 @@ class ScannedBlock(Row):
         table_name = "scan"
 
 
+class OnchainResolution(Row):
+    channel = IntegerField(primary_key=True)
+    state = BlobField()
+    final = IntegerField()
+    updated = IntegerField()
+
+    class Meta:
+        table_name = "onchain"
+
+
 MODELS = (
     Meta,
     Channel,
@@ -198,4 +208,5 @@ MODELS = (
     WalletTransaction,
     Peer,
     ScannedBlock,
+    OnchainResolution,
 )

@@ -12,7 +12,7 @@ import structlog
 
 from node.storage.writer import Unit, Writer
 from node.wallet import records, signing
-from node.wallet.account import CHANGE, RECEIVE, Account
+from node.wallet.account import CHANGE, COLD, RECEIVE, Account
 from node.wallet.coins import Balance, balance, select
 from node.wallet.ledger import Ledger
 from node.wallet.plan import draft
@@ -118,6 +118,8 @@ class WalletService(Service):
                     height=coin.height,
                     reserved=coin.reserved_for is not None,
                     spent=coin.spent_by is not None,
+                    branch=coin.branch,
+                    position=coin.index,
                 )
                 for coin in self._ledger.coins.values()
                 if request.spent or coin.spent_by is None
@@ -154,8 +156,9 @@ class WalletService(Service):
         taken = [plan.change[1] for plan in self._ledger.plans.values() if plan.change is not None]
         change_index = self._account.next_change(taken)
         change_script = self._account.script(CHANGE, change_index)
+        spendable = self._ledger.spendable(tip=tip, minconf=request.minconf)
         selection = select(
-            self._ledger.spendable(tip=tip, minconf=request.minconf),
+            [c for c in spendable if c.branch != COLD] if request.hot_only else spendable,
             value=request.value,
             script=request.script,
             change_script=change_script,
@@ -407,6 +410,8 @@ class WalletService(Service):
         return bool(new)
 
     def _save(self, unit: Unit) -> asyncio.Future[None]:
+        if unit:
+            self.bus.publish(wallet.WalletChanged())
         return self._writer.submit(unit, now=True)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from protocol.amounts import Sat
 from protocol.bolt3 import shachain
-from protocol.bus.messages.signer import MAX_CLOSING_FEE, MAX_CLOSING_FEE_SHARE, SignSecondStage
+from protocol.bus.messages.signer import MAX_CLOSING_FEE, MAX_CLOSING_FEE_SHARE, SignAnchor, SignSecondStage
 from protocol.hashes import sha256
 from protocol.secret import Secret
 from signer.channel_state import ChannelState
@@ -105,7 +105,19 @@ def stage_together(request: SignSecondStage, locktimes: Sequence[int], *, anchor
         )
 
 
-def fee_coins(request: SignSecondStage, paid: Sat, fee: Sat) -> None:
+def has_anchor(known: bool) -> None:
+    """`anchor`: ours, on the commitment that we published."""
+    if not known:
+        raise Denied(
+            "anchor",
+            "our anchor is spent on the commitment that we force-closed with",
+            seen="a commitment without an anchor of ours",
+            limit="a channel with anchors, in which we have an output or an HTLC",
+            next_step="Wait for the commitment to confirm by its own fee.",
+        )
+
+
+def fee_coins(request: SignSecondStage | SignAnchor, paid: Sat, fee: Sat) -> None:
     """`fee-coins`: coins come from branch 0 or 1, each once, and reach the fee."""
     outpoints = {(coin.txid, coin.index) for coin in request.coins}
     places = [(coin.branch, coin.position) for coin in request.coins]
@@ -115,7 +127,7 @@ def fee_coins(request: SignSecondStage, paid: Sat, fee: Sat) -> None:
     if not lawful or len(outpoints) != len(request.coins) or paid < fee:
         raise Denied(
             "fee-coins",
-            "the fee of a second stage is paid by coins of branch 0 or 1, each of them once",
+            "the fee of an HTLC transaction or an anchor is paid by coins of branch 0 or 1, each of them once",
             seen=f"{len(request.coins)} coins with {paid} sat for a fee of {fee} sat",
             limit="different coins of branches 0 and 1 that reach the fee",
             next_step="Add another coin of the wallet, or ask for a lower feerate.",

@@ -152,6 +152,12 @@ class BroadcastResult(Struct, frozen=True, tag="chain.sent"):
     reason: str = ""
 
 
+class Forget(Struct, frozen=True, tag="chain.forget"):
+    """One way: this transaction is superseded; it is not sent again. One that is in a block stays."""
+
+    txid: bytes
+
+
 class GetFeerate(Struct, frozen=True, tag="chain.get_feerate"):
     """Answered with a `FeeratePerKw`."""
 

@@ -14,9 +14,11 @@ from protocol.amounts import Msat, Sat
 from protocol.bolt3.commitment import ChannelKeys, CommitmentContent
 from protocol.bus.messages.fixed_bytes import Bytes16, Bytes32, Bytes33, Bytes64
 from protocol.bus.messages.signer_onchain import (
+    AnchorSigned,
     FindPeerPoint,
     PeerPointFound,
     SecondStageSigned,
+    SignAnchor,
     SignSecondStage,
     SignSweep,
     StagedHtlc,
@@ -27,9 +29,11 @@ from protocol.bus.messages.signer_onchain import (
 )
 
 __all__ = [
+    "AnchorSigned",
     "FindPeerPoint",
     "PeerPointFound",
     "SecondStageSigned",
+    "SignAnchor",
     "SignSecondStage",
     "SignSweep",
     "StagedHtlc",
@@ -251,6 +255,7 @@ Request = (
     | ChannelRequest
     | SignSweep
     | SignSecondStage
+    | SignAnchor
     | FindPeerPoint
     | ChannelNumbers
     | MakeInvoice
@@ -442,6 +447,7 @@ Reply = (
     | ChannelAnswer
     | SweepSigned
     | SecondStageSigned
+    | AnchorSigned
     | PeerPointFound
     | Numbers
     | InvoiceMade

@@ -77,6 +77,19 @@ class SignSecondStage(Struct, frozen=True, tag="second_stage"):
     feerate_per_kw: FeeratePerKw = FeeratePerKw(0)
 
 
+class SignAnchor(Struct, frozen=True, tag="anchor"):
+    """Spends our anchor on the commitment that we force-closed with, so that both together pay this feerate.
+
+    `coins` pay; what is left goes to `change`, a place in branch 0 or 1.
+    """
+
+    channel: Bytes16
+    number: int
+    coins: tuple[WalletCoin, ...]
+    change: tuple[int, int]
+    feerate_per_kw: FeeratePerKw
+
+
 class FindPeerPoint(Struct, frozen=True, tag="peer_point"):
     """The peer's point of its commitment `number`, out of its secret where that was revoked."""
 
@@ -89,6 +102,10 @@ class SweepSigned(Struct, frozen=True, tag="sweep"):
 
 
 class SecondStageSigned(Struct, frozen=True, tag="second_stage"):
+    transaction: bytes
+
+
+class AnchorSigned(Struct, frozen=True, tag="anchor"):
     transaction: bytes
 
 

@@ -28,10 +28,16 @@ class CoinInfo(Struct, frozen=True):
     height: int | None
     reserved: bool
     spent: bool
+    branch: int = 0
+    position: int = 0
 
 
 class Coins(Struct, frozen=True, tag="wallet.coins"):
     coins: tuple[CoinInfo, ...]
+
+
+class WalletChanged(Struct, frozen=True, tag="wallet.changed"):
+    """Event: coins or plans changed; `ListCoins` tells what they are now."""
 
 
 class PlanSpend(Struct, frozen=True, tag="wallet.plan"):
@@ -46,6 +52,8 @@ class PlanSpend(Struct, frozen=True, tag="wallet.plan"):
     value: Sat | None
     feerate_per_kw: FeeratePerKw | None
     minconf: int = 1
+    hot_only: bool = False
+    """Leaves the coins of the cold branch alone."""
 
 
 class SpendPlanned(Struct, frozen=True, tag="wallet.planned"):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from node.chain.backend import BlockRef, Found, Outcome, Unspent
+from node.chain.blocks import Interest, Looked, look_into
 from node.chain.regtest import RegtestChain, Rejected
 from node.chain.service import ChainService
 from node.storage.database import Database, open_database
@@ -38,6 +39,7 @@ class DirectBackend:
 
     def __init__(self, chain: RegtestChain) -> None:
         self.cannot: frozenset[str] = frozenset()
+        self.name = "the chain"
         self.chain = chain
         self.estimate: FeeratePerKw | None = None
         self.refusal: str | None = None
@@ -56,10 +58,15 @@ class DirectBackend:
     async def block_hash(self, height: int) -> bytes | None:
         return self.chain.block(height).hash if height <= self.chain.height else None
 
-    async def block(self, block_hash: bytes) -> bytes:
+    async def look(self, height: int, block_hash: bytes, interest: Interest) -> Looked | None:
         block = self.chain.block_by_hash(block_hash)
-        assert block is not None
-        return block.raw
+        return None if block is None else look_into(block.raw, block_hash, interest)
+
+    async def transaction_at(self, height: int, tx_index: int) -> Transaction | None:
+        if height > self.chain.height:
+            return None
+        transactions = self.chain.block(height).transactions
+        return transactions[tx_index] if tx_index < len(transactions) else None
 
     async def output_status(self, txid: bytes, index: int) -> Unspent | None:
         coin = self.chain.coin(OutPoint(txid, index), include_mempool=False)

@@ -1,0 +1,144 @@
+"""Our transactions that spend outputs: which go together, what is asked of the signer, at which feerate (BOLT 5;
+checklist 50, 52)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from node.onchain.deadlines import last_block
+from node.onchain.events import Env
+from node.onchain.state import Claim, Facts, HtlcFact, HtlcKey, Output, Role
+from protocol.amounts import FEERATE_FLOOR, FeeratePerKw, Sat
+from protocol.bolt3.fees import fee_of_weight
+from protocol.bus.messages.signer import (
+    SignAnchor,
+    SignSecondStage,
+    SignSweep,
+    StagedHtlc,
+    SweepInput,
+    SweptHtlc,
+)
+
+RELAXED = (Role.TO_LOCAL, Role.SECOND_STAGE, Role.TO_REMOTE)
+PENALTIES = (Role.REVOKED_TO_LOCAL, Role.REVOKED_HTLC, Role.REVOKED_SECOND_STAGE)
+STAGED = (Role.OUR_OFFERED, Role.OUR_RECEIVED)
+URGENT_BLOCKS = 6
+SECURITY_DELAY = 18
+"""So many blocks before the peer could spend, each revoked output gets a penalty of its own: one of them may be
+pinned, and must not hold up the rest (BOLT 5, "Revoked Transaction Close Handling")."""
+STAGE_WEIGHT = 1000
+"""More than a second stage of one HTLC weighs with one coin and change."""
+ANCHOR_WEIGHT = 3000
+"""Of a commitment with some HTLCs and the child that pays for it."""
+SMALLEST_COINS = Sat(2_000)
+
+Htlcs = Mapping[HtlcKey, HtlcFact]
+
+
+def blocks_left(outputs: Iterable[Output], htlcs: Htlcs, facts: Facts, env: Env) -> int | None:
+    outputs = list(outputs)
+    if all(output.role is Role.ANCHOR for output in outputs):
+        # The commitment must be in the chain when its first HTLC needs it.
+        return _until_first_expiry(htlcs, env)
+    last = [last_block(o, htlcs.get(o.htlc) if o.htlc else None, facts.params) for o in outputs]
+    known = [block for block in last if block is not None]
+    return min(known) - env.height if known else None
+
+
+def _until_first_expiry(htlcs: Htlcs, env: Env) -> int | None:
+    due = [h.cltv_expiry for h in htlcs.values() if h.present and (h.offered or h.claim)]
+    return min(due) - env.height if due else None
+
+
+def groups(
+    due: Sequence[Output], htlcs: Htlcs, facts: Facts, env: Env
+) -> list[tuple[tuple[bytes, int], ...]]:
+    """Outputs that share a transaction: those that nobody else wants; penalties while there is time; second stages
+    with anchors of one lock time, so that one coin can pay for all. Claims that the peer races for stand alone."""
+    together: dict[tuple[object, ...], list[tuple[bytes, int]]] = {}
+    for output in due:
+        htlc = htlcs.get(output.htlc) if output.htlc else None
+        key: tuple[object, ...] = output.at
+        if output.role in RELAXED:
+            key = ("relaxed",)
+        elif output.role in PENALTIES:
+            left = blocks_left((output,), htlcs, facts, env)
+            key = output.at if left is not None and left <= SECURITY_DELAY else ("penalty",)
+        elif output.role in STAGED and facts.params.anchors and htlc is not None:
+            key = (output.role, htlc.cltv_expiry if htlc.offered else 0)
+        together.setdefault(key, []).append(output.at)
+    return [tuple(members) for members in together.values()]
+
+
+def wanted_rate(outputs: Sequence[Output], htlcs: Htlcs, facts: Facts, env: Env) -> FeeratePerKw:
+    """By what is at stake and how soon: the nearer the deadline, the less we wait for a cheap block."""
+    left = blocks_left(outputs, htlcs, facts, env)
+    if left is None:
+        rate = env.slow
+    elif left <= URGENT_BLOCKS:
+        rate = env.fast
+    else:
+        rate = env.normal
+    return FeeratePerKw(max(FEERATE_FLOOR, rate))
+
+
+def next_rate(claim: Claim, outputs: Sequence[Output], htlcs: Htlcs, facts: Facts, env: Env) -> FeeratePerKw:
+    """The feerate for a claim now. A replacement must pay noticeably more (BIP 125, rules 3 and 4); near the deadline
+    each block raises it by a quarter. Never above what the signer allows."""
+    rate = wanted_rate(outputs, htlcs, facts, env)
+    left = blocks_left(outputs, htlcs, facts, env)
+    old = claim.tx_feerate
+    if claim.tx is not None:
+        if left is not None and left <= URGENT_BLOCKS:
+            rate = FeeratePerKw(max(rate, _raised(old)))
+        if rate < _raised(old):
+            return old
+    if claim.limit is not None:
+        rate = FeeratePerKw(min(rate, claim.limit))
+        if claim.tx is not None and rate < _raised(old):
+            return old
+    return rate
+
+
+def _raised(old: FeeratePerKw) -> FeeratePerKw:
+    return FeeratePerKw(max(old * 5 // 4, old + 260))
+
+
+def needs_coins(outputs: Sequence[Output], facts: Facts) -> bool:
+    """With anchors a second stage pays no fee of its own."""
+    return outputs[0].role is Role.ANCHOR or (facts.params.anchors and outputs[0].role in STAGED)
+
+
+def coins_for(outputs: Sequence[Output], rate: FeeratePerKw) -> Sat:
+    """Enough for the fee at four times the feerate, so that a replacement finds room."""
+    weight = ANCHOR_WEIGHT if outputs[0].role is Role.ANCHOR else STAGE_WEIGHT * len(outputs)
+    return Sat(max(SMALLEST_COINS, 4 * fee_of_weight(weight, rate)))
+
+
+def request(
+    claim: Claim, outputs: Sequence[Output], htlcs: Htlcs, facts: Facts
+) -> SignSweep | SignSecondStage | SignAnchor:
+    if outputs[0].role is Role.ANCHOR:
+        change = claim.change or (1, 0)
+        return SignAnchor(facts.handle, facts.number, claim.coins, change, claim.feerate_per_kw)
+    if outputs[0].role in STAGED:
+        staged = []
+        for output in outputs:
+            assert output.htlc is not None  # noqa: S101 - an output of an HTLC role names it
+            htlc = htlcs[output.htlc]
+            staged.append(StagedHtlc(htlc.offered, htlc.id, None if htlc.offered else htlc.preimage))
+        rate = claim.feerate_per_kw if claim.coins else FeeratePerKw(0)
+        return SignSecondStage(facts.handle, facts.number, tuple(staged), claim.coins, claim.change, rate)
+    inputs = tuple(_input(output, htlcs, facts) for output in outputs)
+    return SignSweep(facts.handle, inputs, claim.feerate_per_kw)
+
+
+def _input(output: Output, htlcs: Htlcs, facts: Facts) -> SweepInput:
+    swept: SweptHtlc | None = None
+    if output.htlc is not None and output.role in (
+        Role.THEIR_OFFERED,
+        Role.THEIR_RECEIVED,
+        Role.REVOKED_HTLC,
+    ):
+        htlc = htlcs[output.htlc]
+        preimage = htlc.preimage if output.role is Role.THEIR_OFFERED else None
+        swept = SweptHtlc(htlc.offered, htlc.id, htlc.payment_hash, htlc.cltv_expiry, preimage or None)
+    return SweepInput(output.role.value, output.txid, output.index, output.value, facts.number, swept)

@@ -1,0 +1,141 @@
+"""What is due after a block, and what becomes of it (BOLT 5; checklist 43, 48, 50, 52)."""
+
+from msgspec.structs import replace
+
+from node.onchain import claims
+from node.onchain.deadlines import first_block
+from node.onchain.events import Done, FindPoint, Forget, NeedCoins, Publish, ReleaseCoins, Settle, Sign
+from node.onchain.recognise import feerate_of, own_anchor
+from node.onchain.settle import is_final, is_understood, outcome_of
+from node.onchain.state import Claim, HtlcFact, HtlcKey, Output, Role
+from node.onchain.turn import Turn
+from protocol.bitcoin.transaction import Transaction
+
+
+def new_block(turn: Turn) -> None:
+    if turn.state.height is not None and not is_understood(turn.state):
+        turn.do(FindPoint(turn.facts.number))
+        return
+    settle(turn)
+    if turn.state.height is None:
+        _raise_commitment(turn)
+        return
+    plan(turn)
+    if is_final(turn.state, turn.env.height):
+        turn.become(replace(turn.state, final=True))
+        turn.do(Done())
+
+
+def _raise_commitment(turn: Turn) -> None:
+    """checklist 48: our commitment is not confirmed, so its anchor pays for it where its own fee is too low."""
+    own = own_anchor(turn.facts)
+    if own is None or any(o.role is not Role.ANCHOR for o in turn.state.outputs):
+        return  # none, or it was confirmed once and comes back by itself
+    known = [claim for claim in turn.state.claims if own.at in claim.outputs]
+    if known:
+        _refresh(turn, known[0])
+        return
+    rate = claims.wanted_rate((own,), turn.htlcs, turn.facts, turn.env)
+    if rate <= feerate_of(turn.facts):
+        return
+    if not turn.state.outputs:
+        turn.become(replace(turn.state, outputs=(own,)))
+    claim = Claim(turn.state.next_claim, (own.at,), rate)
+    turn.become(replace(turn.state, claims=(*turn.state.claims, claim), next_claim=turn.state.next_claim + 1))
+    ask(turn, claim)
+
+
+def settle(turn: Turn) -> None:
+    if not is_understood(turn.state):
+        return
+    told = {outcome.key for outcome in turn.state.told}
+    for htlc in turn.facts.htlcs:
+        if not htlc.live or htlc.key in told:
+            continue
+        outcome = outcome_of(turn.state, htlc, turn.env.height)
+        if outcome is not None:
+            turn.become(replace(turn.state, told=(*turn.state.told, outcome)))
+            turn.do(Settle(outcome))
+
+
+def plan(turn: Turn) -> None:
+    """Begins what became due, and refreshes what is not confirmed yet."""
+    htlcs = turn.htlcs
+    _split(turn, htlcs)
+    before = {claim.id for claim in turn.state.claims}
+    claimed = {at for claim in turn.state.claims for at in claim.outputs}
+    due = [o for o in turn.state.outputs if o.at not in claimed and _is_due(turn, o, htlcs)]
+    for members in claims.groups(due, htlcs, turn.facts, turn.env):
+        chosen = [o for o in due if o.at in members]
+        rate = claims.wanted_rate(chosen, htlcs, turn.facts, turn.env)
+        claim = Claim(turn.state.next_claim, members, rate)
+        turn.become(
+            replace(turn.state, claims=(*turn.state.claims, claim), next_claim=turn.state.next_claim + 1)
+        )
+        ask(turn, claim)
+    for claim in turn.state.claims:
+        if claim.id in before:
+            _refresh(turn, claim)
+
+
+def _is_due(turn: Turn, output: Output, htlcs: dict[HtlcKey, HtlcFact]) -> bool:
+    if output.spent is not None or output.height is None or output.given_up:
+        return False
+    htlc = htlcs.get(output.htlc) if output.htlc else None
+    first = first_block(output, htlc, turn.facts.params)
+    return first is not None and turn.env.height >= first
+
+
+def _split(turn: Turn, htlcs: dict[HtlcKey, HtlcFact]) -> None:
+    """Penalties that were batched part when time runs out."""
+    for claim in turn.state.claims:
+        outputs = turn.outputs(claim)
+        if len(outputs) < 2 or outputs[0].role not in claims.PENALTIES:
+            continue
+        left = claims.blocks_left(outputs, htlcs, turn.facts, turn.env)
+        if left is not None and left <= claims.SECURITY_DELAY:
+            drop_claims(turn, claim.outputs)
+
+
+def _refresh(turn: Turn, claim: Claim) -> None:
+    outputs = turn.outputs(claim)
+    if any(o.height is None and o.role is not Role.ANCHOR for o in outputs):
+        return  # what it spends was reorganised away and comes back
+    rate = claims.next_rate(claim, outputs, turn.htlcs, turn.facts, turn.env)
+    fixed = outputs[0].role in claims.STAGED and not turn.facts.params.anchors
+    if claim.tx is not None and (rate == claim.tx_feerate or fixed):
+        turn.do(Publish(claim.tx, label(turn)))
+        return
+    claim = replace(claim, feerate_per_kw=rate)
+    turn.put_claim(claim)
+    ask(turn, claim)
+
+
+def ask(turn: Turn, claim: Claim) -> None:
+    outputs = turn.outputs(claim)
+    if claims.needs_coins(outputs, turn.facts) and not claim.coins:
+        turn.do(NeedCoins(claim.id, claims.coins_for(outputs, claim.feerate_per_kw)))
+        return
+    turn.do(Sign(claim.id, claims.request(claim, outputs, turn.htlcs, turn.facts)))
+
+
+def label(turn: Turn) -> str:
+    return f"resolution of channel {turn.facts.channel_id.hex()}"
+
+
+def drop_claims(turn: Turn, spent: tuple[tuple[bytes, int], ...]) -> None:
+    """A claim ends when any of its outputs is spent: by itself, or by somebody who made it impossible. What it leaves
+    is claimed anew at the end of the block."""
+    ended = [c for c in turn.state.claims if not set(spent).isdisjoint(c.outputs)]
+    for claim in ended:
+        if claim.coins:
+            turn.do(ReleaseCoins(claim.id))
+        forget(turn, claim)
+    if ended:
+        kept = tuple(c for c in turn.state.claims if c not in ended)
+        turn.become(replace(turn.state, claims=kept))
+
+
+def forget(turn: Turn, claim: Claim) -> None:
+    if claim.tx is not None:
+        turn.do(Forget(Transaction.parse(claim.tx).txid))
