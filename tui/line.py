@@ -17,6 +17,7 @@ from protocol.secret import Secret
 GATEWAY = "gateway"
 SNAPSHOT_SECONDS = 30.0
 RPC_SECONDS = 3_600.0
+ANEW_SECONDS = 3.0
 
 
 class RpcRefused(Exception):
@@ -53,16 +54,20 @@ class NodeLine:
     def __init__(self, pairing: Pairing, *, secret: bytes | None = None) -> None:
         for module in (events, rpc):
             registry.register_module(module)
+        self._pairing = pairing
+        self._secret = Secret(secret if secret is not None else pairing.client_secret.encode())
         self._bus = LocalBus()
         self._came = asyncio.Event()
         self._bus.watch(self._changed)
-        key = secret if secret is not None else pairing.client_secret.encode()
-        self._link = ZmqConnector(
+        self._link = self._connect()
+
+    def _connect(self) -> ZmqConnector:
+        return ZmqConnector(
             self._bus,
-            pairing.endpoint,
-            server_key=pairing.server_key.encode(),
-            public=pairing.client_public.encode(),
-            secret=Secret(key),
+            self._pairing.endpoint,
+            server_key=self._pairing.server_key.encode(),
+            public=self._pairing.client_public.encode(),
+            secret=self._secret,
         )
 
     @property
@@ -70,7 +75,13 @@ class NodeLine:
         return self._came.is_set()
 
     async def wait_up(self) -> None:
-        await self._came.wait()
+        """ZeroMQ connects again by itself, but not after a refusal, and we may be paired in the next second."""
+        while not self._came.is_set():
+            try:
+                await asyncio.wait_for(self._came.wait(), ANEW_SECONDS)
+            except TimeoutError:
+                self._link.close()
+                self._link = self._connect()
 
     async def snapshot(self) -> events.Snapshot:
         found: events.Snapshot = await self._ask(events.GetSnapshot(), SNAPSHOT_SECONDS)

@@ -64,6 +64,13 @@ def normal(node: Node) -> bool:
     )
 
 
+def has_open(node: Node) -> bool:
+    """Beside others that are closed and not yet buried."""
+    return any(
+        channel["state"] == "CHANNELD_NORMAL" and channel["peer_connected"] for channel in node.channels()
+    )
+
+
 def pay(story: Story, payer: Node, payee: Node, sat: int, label: str) -> None:
     invoice = payee.call("invoice", sat * 1000, label, f"demo: {label}")
     began = time.perf_counter()
@@ -195,7 +202,7 @@ def stay(story: Story, stack: Stack) -> None:
     alice, bob = stack.nodes["alice"], stack.nodes["bob"]
     alice.call("fundchannel", bob.node_id, CHANNEL)
     stack.chain.mine(3)
-    story.wait("a new channel to be usable", lambda: normal(alice) and normal(bob))
+    story.wait("a new channel to be usable", lambda: has_open(alice) and has_open(bob))
     pay(story, alice, bob, BOBS_MONEY, "bob's money")
     story.say("everything is still running, with a new channel. In another terminal try:")
     for node in (alice, bob):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from node import config as settings
-from node.config import BitcoindConfig, Config, LogConfig, SignerConfig
+from node.config import BitcoindConfig, Config, ElectrumConfig, LogConfig, SignerConfig
 from protocol.errors import CommandRefused
 from protocol.secret import Secret
 
@@ -103,6 +103,41 @@ def test_what_is_saved_is_read_back_and_only_ours_to_read(tmp_path: Path) -> Non
     settings.save(directory, config)
     assert settings.load(directory) == config
     assert (directory / settings.FILE).stat().st_mode & 0o077 == 0
+
+
+def test_an_electrum_server_is_saved_and_read_back(tmp_path: Path) -> None:
+    directory = tmp_path / "regtest"
+    directory.mkdir()
+    electrum = ElectrumConfig("ssl://127.0.0.1:50002", "ca", "/tmp/ca.pem", "127.0.0.1:9050")
+    config = Config("regtest", SignerConfig("ipc:///x", "k"), electrum=electrum)
+    settings.save(directory, config)
+    assert settings.load(directory) == config
+    assert (electrum.address(), electrum.proxy()) == (("ssl", "127.0.0.1", 50002), ("127.0.0.1", 9050))
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        ("", "there is no source of the chain"),
+        (
+            "[electrum]\nurl = 'tcp://127.0.0.1:1'\n[bitcoind]\nurl = 'http://127.0.0.1:2'",
+            "more than one source",
+        ),
+        ("[electrum]\nurl = 'http://127.0.0.1:1'", "no address of an Electrum server"),
+        ("[electrum]\nurl = 'tcp://127.0.0.1'", "no address of an Electrum server"),
+        ("[electrum]\nurl = 'tcp://127.0.0.1:99999'", "no address of an Electrum server"),
+        ("[electrum]\nurl = 'tcp://192.0.2.7:50001'", "can read and change"),
+        ("[electrum]\nurl = 'tcp://a.onion:50001'", "can read and change"),
+        ("[electrum]\nurl = 'tcp://a.example:50001'\nsocks = '127.0.0.1:9050'", "can read and change"),
+        ("[electrum]\nurl = 'ssl://192.0.2.7:50002'\ntrust = 'all'", "electrum.trust cannot be"),
+        ("[electrum]\nurl = 'ssl://192.0.2.7:50002'\nsocks = '9050'", "electrum.socks"),
+        ("[electrum]\nurl = 'ssl://192.0.2.7:50002'\nsock = '9050'", "no setting electrum.sock"),
+    ],
+)
+def test_the_chain_has_one_source_that_can_be_used(directory: Path, table: str, sentence: str) -> None:
+    (directory / settings.FILE).write_text(TEXT[: TEXT.index("[bitcoind]")] + table)
+    with pytest.raises(CommandRefused, match=sentence):
+        settings.load(directory)
 
 
 def test_mainnet_and_unknown_networks_are_refused(tmp_path: Path) -> None:

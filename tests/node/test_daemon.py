@@ -48,6 +48,26 @@ def test_init_makes_a_directory_that_only_we_can_read_and_prints_the_pairing(tmp
     assert LinkKey.load(directory).public.decode() in again.output
 
 
+def test_init_takes_an_electrum_server_instead_of_a_bitcoind_but_not_both_or_none(tmp_path: Path) -> None:
+    def with_chain(*chain: object) -> Any:
+        signer = ("--signer", "ipc:///nowhere", "--signer-key", KEY)
+        return lnpd("init", "--datadir", tmp_path, "--network", "regtest", *signer, *chain)
+
+    url = ("--electrum", "tcp://127.0.0.1:1")
+    for wrong, sentence in [
+        ((), "one source"),
+        ((*url, "--bitcoind-url", "http://127.0.0.1:1"), "one source"),
+        (("--electrum", "tcp://192.0.2.7:1"), "can read and change"),
+        ((*url, "--electrum-socks", "x"), "electrum.socks"),
+    ]:
+        refused = with_chain(*wrong)
+        assert refused.exit_code == 2 and sentence in refused.output
+    assert with_chain(*url).exit_code == 0
+    config = load(tmp_path / "regtest")
+    assert config.bitcoind is None and config.electrum is not None
+    assert config.electrum.address() == ("tcp", "127.0.0.1", 1)
+
+
 def test_init_never_replaces_a_node(tmp_path: Path) -> None:
     init(tmp_path)
     key = LinkKey.load(tmp_path / "regtest").public

@@ -13,7 +13,15 @@ from typing import Any, ClassVar
 from node.demo.stack import Chain
 from protocol.hashes import sha256
 from tests.interop.peers import lnd_build
-from tests.interop.peers.base import ChannelView, HoldingPeer, Outcome, PeerRefused, Terms, free_port
+from tests.interop.peers.base import (
+    ChannelView,
+    HoldingPeer,
+    Outcome,
+    PeerRefused,
+    Terms,
+    free_port,
+    side_by_side,
+)
 
 NODE_KEY = {"key_family": 6, "key_index": 0}
 PAY_SECONDS = 60

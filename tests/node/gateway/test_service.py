@@ -248,6 +248,24 @@ async def test_a_stranger_is_not_let_in(house: House, paired: Pairing) -> None:
     assert house.inside.ran == []
 
 
+async def test_who_was_refused_comes_in_once_it_is_paired(
+    house: House, paired: Pairing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tui.line.ANEW_SECONDS", 0.2)
+    public, secret = (key.decode() for key in zmq.curve_keypair())
+    endpoint = f"ipc://{house.directory / 's'}"
+    house.gateway._wanted = (endpoint,)
+    house.pairing("opens the new door")
+    await until(lambda: house.gateway.listening == (endpoint,))
+    line = NodeLine(Pairing(endpoint, paired.server_key, public, secret, "regtest"))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(line.wait_up(), 0.5)
+    keys.add_client(house.directory, public.encode(), "late")
+    await asyncio.wait_for(line.wait_up(), 10)
+    assert await line.rpc("getinfo") == {"ok": True}
+    line.close()
+
+
 async def test_who_is_taken_off_the_list_is_cut_off(house: House, paired: Pairing) -> None:
     other = house.pairing("other")
     await until(lambda: other.client_public.encode() in house.gateway._clients)

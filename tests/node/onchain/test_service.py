@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from node.channel.state import Online
+from protocol.amounts import FeeratePerKw
+from protocol.bitcoin.transaction import Transaction
 from protocol.bus.messages import channel as said
 from tests.node.onchain.services import Node, Pair
+from tests.node.wallet.support import until
 from tests.support import need
 
 BIG = 200_000_000
@@ -80,8 +83,6 @@ async def test_a_fulfilled_htlc_is_claimed_before_it_expires(pair: Pair) -> None
 
 async def _fulfil_unheard(pair: Pair, htlc: said.HtlcReceived) -> None:
     """Bob's fulfil is signed and sent into a line that loses everything."""
-    from tests.node.wallet.support import until
-
     pair.connect()
     channels = [c for node in pair.nodes for c in node.channels._channels.values()]
     await until(lambda: all(c.state.volatile.link == Online(pair.connections) for c in channels))
@@ -114,13 +115,9 @@ async def test_a_payment_that_is_wanted_after_the_close_is_claimed(pair: Pair) -
 
 async def test_a_revoked_commitment_is_punished_by_the_running_node(pair: Pair) -> None:
     """checklist 50, 52: also when the node was off while it was mined."""
-    from protocol.bitcoin.transaction import Transaction
-
     cheat = Transaction.parse(_signed_copy(pair.bob))
     htlc = await pair.offer(pair.bob, BIG, pair.chain.height + 60)
     pair.fulfil(pair.alice, htlc)
-    from tests.node.wallet.support import until
-
     await until(lambda: bool(pair.alice.payments.resolved))
     pair.disconnect()
     before = await pair.alice.balance()
@@ -163,3 +160,23 @@ async def test_a_reorganisation_is_survived_by_the_running_node(pair: Pair) -> N
     assert await pair.alice.balance() > 24_000_000 - 3_000_000 - 15_000
     (failed,) = pair.alice.payments.failed
     assert failed.htlc_id == 0
+
+
+async def test_a_close_that_pays_too_little_is_raised_by_the_running_node(pair: Pair) -> None:
+    """checklist 48, 52: with anchors, by a child that the wallet's coins pay for; also after a restart."""
+    pair.disconnect()
+    info = await pair.alice.channel()
+    closed = await pair.alice.bus.request("channel", said.CloseChannel(info.channel_id.hex(), 1))
+    await pair.alice.restart()
+    pair.alice.backend.estimate = FeeratePerKw(8000)
+    pair.chain.generate_block([])  # a miner who leaves it out
+    for node in pair.nodes:
+        await node.at_tip()
+    commitment = Transaction.parse(closed.tx)
+    if info.anchors:
+        await until(lambda: len(pair.chain.mempool.children_of(commitment)) == 1)
+    else:
+        assert not pair.chain.mempool.children_of(commitment)
+    pair.alice.backend.estimate = FeeratePerKw(1000)
+    await resolved(pair, pair.alice, pair.bob)
+    assert await pair.alice.balance() > 24_000_000 - 3_000_000 - 25_000

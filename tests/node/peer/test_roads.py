@@ -23,6 +23,7 @@ def config(network: str = "signet", **more: Any) -> Config:
         "bitcoind": {"url": "http://127.0.0.1:1", "cookie": "c"},
         **more,
     }
+    document = {name: value for name, value in document.items() if value is not None}
     return settings.parse(document, "lnp.toml")
 
 
@@ -69,6 +70,19 @@ def test_a_name_that_would_have_to_be_resolved_is_refused(table: str, value: dic
     with pytest.raises(CommandRefused, match=f"{setting} names the host"):
         roads.wanted(config(**{table: value}))
     assert roads.wanted(config(**{table: value}, tor={"clear": "direct"}))
+
+
+def test_an_electrum_server_of_strangers_is_reached_through_tor_or_not_at_all():
+    def wanted(url: str, tor: dict[str, str] | None = None, **more: str):
+        return roads.wanted(config(bitcoind=None, electrum={"url": url, **more}, tor=tor or {}))
+
+    with pytest.raises(CommandRefused, match="would be dialled from this machine"):
+        wanted("ssl://1.1.1.1:50002")
+    with pytest.raises(CommandRefused, match=r"electrum\.url names the host"):
+        wanted("ssl://server.example:50002")
+    assert wanted("ssl://server.example:50002", socks="127.0.0.1:9050")
+    assert wanted("ssl://1.1.1.1:50002", {"clear": "direct"})
+    assert wanted("tcp://127.0.0.1:50001")
 
 
 def test_no_road_at_all_is_refused():
