@@ -1,10 +1,12 @@
 """The daemon's settings: `lnp.toml` in the directory of the network, and overrides from the command line."""
 
 import difflib
+import ipaddress
 import os
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct, field
@@ -12,6 +14,7 @@ from msgspec import Struct, field
 from protocol.bitcoin.network import NETWORKS, Network
 from protocol.errors import CommandRefused
 from protocol.secret import Secret
+from protocol.transport import parse_host_port
 
 FILE = "lnp.toml"
 DEFAULT_DATADIR = Path("~/.local/share/lnp")
@@ -38,6 +41,55 @@ class BitcoindConfig(Struct, frozen=True, forbid_unknown_fields=True):
         if self.user:
             return f"{self.user}:{self.password.reveal().decode()}"
         return Path(self.cookie).expanduser()
+
+
+class ElectrumConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """An Electrum server, instead of a bitcoind: `tcp://` on this machine or to an onion, else `ssl://`."""
+
+    url: str
+    trust: str = "pin"
+    """Of the certificate: pin keeps the first one that is seen; ca asks an authority."""
+    ca_file: str = ""
+    """The authorities to ask, if not those of the system."""
+    socks: str = ""
+    """host:port of a SOCKS5 proxy that leads to it, such as Tor's."""
+
+    def address(self) -> tuple[str, str, int]:
+        """(scheme, host, port); raises CommandRefused."""
+        try:
+            parts = urlsplit(self.url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host = port = None
+        if parts.scheme not in ("tcp", "ssl") or not host or not port or parts.path not in ("", "/"):
+            raise CommandRefused(
+                f"{self.url!r} is no address of an Electrum server",
+                what_to_do="Write it as tcp://HOST:PORT or ssl://HOST:PORT.",
+            )
+        if parts.scheme == "tcp" and not (_is_here(host) or (self.socks and host.endswith(".onion"))):
+            raise CommandRefused(
+                f"{self.url} is a line that everybody on the way can read and change",
+                what_to_do="Use ssl://HOST:PORT; tcp:// is for this machine, and for an onion over electrum.socks.",
+            )
+        return parts.scheme, host, port
+
+    def proxy(self) -> tuple[str, int] | None:
+        """(host, port); raises CommandRefused."""
+        if not self.socks:
+            return None
+        try:
+            return parse_host_port(self.socks)
+        except ValueError as error:
+            raise CommandRefused(
+                f"electrum.socks: {error}", what_to_do="Write it as 127.0.0.1:9050."
+            ) from error
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class GatewayConfig(Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,7 +135,8 @@ class TorConfig(Struct, frozen=True, forbid_unknown_fields=True):
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     network: str
     signer: SignerConfig
-    bitcoind: BitcoindConfig
+    bitcoind: BitcoindConfig | None = None
+    """Either this or `electrum`."""
     alias: str = ""
     color: str = "3399ff"
     listen: tuple[str, ...] = ("127.0.0.1:9735",)
@@ -97,6 +150,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     tor: TorConfig = TorConfig()
     gateway: GatewayConfig = GatewayConfig()
     log: LogConfig = LogConfig()
+    electrum: ElectrumConfig | None = None
 
     @property
     def network_parameters(self) -> Network:
@@ -162,7 +216,25 @@ def parse(document: dict[str, Any], where: str) -> Config:
             f"{where}: {config.log.level!r} is no log level", what_to_do="Use debug, info, warning or error."
         )
     _check_tor(config, where)
+    _check_chain(config, where)
     return config
+
+
+def _check_chain(config: Config, where: str) -> None:
+    if (config.bitcoind is None) == (config.electrum is None):
+        many = "no" if config.bitcoind is None else "more than one"
+        raise CommandRefused(
+            f"{where}: there is {many} source of the chain",
+            what_to_do="Keep one of the tables [bitcoind] and [electrum].",
+        )
+    if config.electrum is None:
+        return
+    config.electrum.address()
+    config.electrum.proxy()
+    if config.electrum.trust not in ("pin", "ca"):
+        raise CommandRefused(
+            f"{where}: electrum.trust cannot be {config.electrum.trust!r}", what_to_do="Use pin or ca."
+        )
 
 
 def _check_tor(config: Config, where: str) -> None:
@@ -186,21 +258,22 @@ def _check_tor(config: Config, where: str) -> None:
 def save(directory: Path, config: Config) -> None:
     """Writes what differs from the defaults, readable by us alone: there may be a password in it."""
     lines = ["# Settings of lnpd. Unknown names are refused.", f"network = {_toml(config.network)}"]
-    usual = Config(network="", signer=config.signer, bitcoind=config.bitcoind)
+    usual = Config(network="", signer=config.signer, bitcoind=None)
     for name in ("alias", "color", "listen", "announce", "birth_height", "fallback_feerate_per_kw"):
         value = getattr(config, name)  # the names of the fields above
         if value != getattr(usual, name):
             lines.append(f"{name} = {_toml(value)}")
-    tables: tuple[tuple[str, Struct], ...] = (
+    tables: tuple[tuple[str, Struct | None], ...] = (
         ("signer", config.signer),
         ("bitcoind", config.bitcoind),
+        ("electrum", config.electrum),
         ("tor", config.tor),
         ("gateway", config.gateway),
         ("log", config.log),
     )
     for table, part in tables:
         usual_part = TorConfig() if isinstance(part, TorConfig) else None
-        if part == usual_part:
+        if part is None or part == usual_part:
             continue
         lines += ["", f"[{table}]"]
         for name, value in msgspec.structs.asdict(part).items():
@@ -240,6 +313,7 @@ def _check_names(document: dict[str, Any], kind: type[Struct], prefix: str, wher
         tables = {
             "signer": SignerConfig,
             "bitcoind": BitcoindConfig,
+            "electrum": ElectrumConfig,
             "tor": TorConfig,
             "gateway": GatewayConfig,
             "log": LogConfig,

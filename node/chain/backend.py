@@ -1,11 +1,13 @@
-"""What the node needs of a source of blocks (DESIGN, "The chain"); `bitcoind` is the first implementation."""
+"""What the node needs of a source of blocks (DESIGN, "The chain"): `bitcoind` gives them whole, `electrum` in parts."""
 
 from collections.abc import Callable
 from typing import Protocol
 
 from msgspec import Struct
 
+from node.chain.blocks import Interest, Looked
 from protocol.amounts import BlockHeight, FeeratePerKw, Sat
+from protocol.bitcoin.transaction import Transaction
 from protocol.errors import ProtocolError
 
 
@@ -52,6 +54,9 @@ class ChainBackend(Protocol):
     cannot: frozenset[str]
     """What this backend is not able to do, in plain words, such as "old blocks"."""
 
+    name: str
+    """What a person knows it by, such as "bitcoind"."""
+
     async def check(self) -> None:
         """Raises BackendUnusable unless this is our network and everything needed is there."""
 
@@ -60,7 +65,11 @@ class ChainBackend(Protocol):
     async def block_hash(self, height: int) -> bytes | None:
         """None above the tip."""
 
-    async def block(self, block_hash: bytes) -> bytes: ...
+    async def look(self, height: int, block_hash: bytes, interest: Interest) -> Looked | None:
+        """None when that block left the chain meanwhile: there will be a notice."""
+
+    async def transaction_at(self, height: int, tx_index: int) -> Transaction | None:
+        """None when there is no such block, or no such transaction in it."""
 
     async def output_status(self, txid: bytes, index: int) -> Unspent | None:
         """The output if it is confirmed and not spent by a block."""

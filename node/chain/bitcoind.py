@@ -8,11 +8,19 @@ from typing import Any
 import structlog
 import zmq
 
-from node.chain.backend import BackendAway, BackendUnusable, BlockRef, Found, Outcome, Unspent
+from node.chain.backend import (
+    BackendAway,
+    BackendUnusable,
+    BlockRef,
+    Found,
+    Outcome,
+    Unspent,
+)
+from node.chain.blocks import Interest, Looked, look_into, transactions_of
 from node.chain.json_rpc import JsonRpc, RpcError
 from protocol.amounts import FEERATE_FLOOR, BlockHeight, FeeratePerKw, Sat
 from protocol.bitcoin.network import Network
-from protocol.bitcoin.transaction import parse_txid, txid_hex
+from protocol.bitcoin.transaction import Transaction, parse_txid, txid_hex
 from protocol.bus.zmq_socket import LoopSocket
 
 log = structlog.get_logger()
@@ -27,6 +35,8 @@ REFUSALS = (-22, -25, -26)
 
 class Bitcoind:
     """A login is `user:password`, or the path of the cookie file."""
+
+    name = "bitcoind"
 
     def __init__(
         self,
@@ -69,6 +79,17 @@ class Bitcoind:
 
     async def block(self, block_hash: bytes) -> bytes:
         return _bytes(await self._call("getblock", txid_hex(block_hash), 0))
+
+    async def look(self, height: int, block_hash: bytes, interest: Interest) -> Looked | None:
+        """The whole block, or nothing but its header when it has none of the needles."""
+        return look_into(await self.block(block_hash), block_hash, interest)
+
+    async def transaction_at(self, height: int, tx_index: int) -> Transaction | None:
+        block_hash = await self.block_hash(height)
+        if block_hash is None:
+            return None
+        transactions = transactions_of(await self.block(block_hash))
+        return transactions[tx_index] if tx_index < len(transactions) else None
 
     async def output_status(self, txid: bytes, index: int) -> Unspent | None:
         found = await self._call("gettxout", txid_hex(txid), index, False)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from protocol.bitcoin.transaction import Reader, Transaction
+from protocol.bitcoin.transaction import Reader, Transaction, txid_hex
 from protocol.errors import MalformedMessage
 from protocol.hashes import double_sha256
 
@@ -14,7 +14,26 @@ HEADER_BYTES = 80
 class Header(Struct, frozen=True):
     block_hash: bytes
     previous: bytes
+    merkle_root: bytes
     time: int
+    bits: int
+    """The target of the proof of work, in its short form."""
+
+
+class Interest(Struct, frozen=True):
+    """What makes a transaction concern us, said twice: a backend uses the half that it can look for."""
+
+    needles: frozenset[bytes]
+    """A block without any of these bytes (scripts, outpoints) does not concern us."""
+    scripts: frozenset[bytes]
+    """All that concerns us pays to one of these scripts, or spends from it."""
+
+
+class Looked(Struct, frozen=True):
+    """A block's header, and at least those of its transactions that concern us, in order, with their position."""
+
+    header: Header
+    transactions: tuple[tuple[int, Transaction], ...]
 
 
 def header_of(raw: bytes) -> Header:
@@ -22,7 +41,8 @@ def header_of(raw: bytes) -> Header:
     if len(raw) < HEADER_BYTES:
         raise MalformedMessage("a block is shorter than its header")
     head = raw[:HEADER_BYTES]
-    return Header(double_sha256(head), head[4:36], int.from_bytes(head[68:72], "little"))
+    time, bits = int.from_bytes(head[68:72], "little"), int.from_bytes(head[72:76], "little")
+    return Header(double_sha256(head), head[4:36], head[36:68], time, bits)
 
 
 def transactions_of(raw: bytes) -> list[Transaction]:
@@ -38,3 +58,13 @@ def transactions_of(raw: bytes) -> list[Transaction]:
 def concerns(raw: bytes, needles: Iterable[bytes]) -> bool:
     """Whether any of these scripts or outpoints may be in the block: far cheaper than to parse all of it."""
     return any(needle in raw for needle in needles)
+
+
+def look_into(raw: bytes, block_hash: bytes, interest: Interest) -> Looked:
+    """For a backend that has whole blocks. Raises MalformedMessage, also for another block."""
+    header = header_of(raw)
+    if header.block_hash != block_hash:
+        raise MalformedMessage(f"the backend gave another block than {txid_hex(block_hash)}")
+    if not concerns(raw, interest.needles):
+        return Looked(header, ())
+    return Looked(header, tuple(enumerate(transactions_of(raw))))

@@ -10,7 +10,7 @@ from typing import ClassVar
 import structlog
 
 from node.chain.backend import BackendAway, BackendUnusable, BlockRef, ChainBackend, Outcome
-from node.chain.blocks import concerns, header_of, transactions_of
+from node.chain.blocks import Looked
 from node.chain.watches import Watched, Watches, parse_own
 from node.storage.writer import Unit, Writer
 from protocol.amounts import BlockHeight, FeeratePerKw
@@ -23,6 +23,7 @@ from protocol.bus.messages.chain import (
     BroadcastResult,
     ChainAway,
     ChainBack,
+    Forget,
     GetFeerate,
     GetOutputAt,
     GetTip,
@@ -48,6 +49,7 @@ PUT_SCAN = "INSERT OR REPLACE INTO scan (height, block_hash) VALUES (?, ?)"
 CUT_SCAN = "DELETE FROM scan WHERE height <= ? OR height > ?"
 PUT_OWN = "INSERT OR IGNORE INTO transactions (txid, raw, label) VALUES (?, ?, ?)"
 CONFIRM_OWN = "UPDATE transactions SET height = ? WHERE txid = ?"
+FORGET_OWN = "DELETE FROM transactions WHERE txid = ? AND height IS NULL"
 RECENT_OWN = "SELECT raw, height FROM transactions WHERE height IS NULL OR height > ?"
 
 
@@ -79,7 +81,7 @@ class ChainService(Service):
         self._refused: dict[bytes, str] = {}
 
     async def start(self) -> None:
-        """The first look at the chain happens in the background: the node can start without its bitcoind."""
+        """The first look at the chain happens in the background: the node can start without its backend."""
         for height, block_hash in self._writer.read("SELECT height, block_hash FROM scan ORDER BY height"):
             self._hashes[height] = bytes(block_hash)
             self._tip = height
@@ -115,7 +117,7 @@ class ChainService(Service):
                     await self._sync()
                 self._came_back()
             except (BackendAway, BackendUnusable, MalformedMessage) as error:
-                checked = False  # what comes back may be another bitcoind
+                checked = False  # what comes back may be another one
                 self._went_away(str(error))
                 await asyncio.sleep(self._retry_seconds)
                 self._changed.set()
@@ -161,7 +163,7 @@ class ChainService(Service):
             self._hashes[height] = block_hash
             raise BackendUnusable(
                 f"the chain was replaced from below block {height}, deeper than {KEPT_BLOCKS} blocks. "
-                "Check that bitcoind follows the right chain; if it does, run `lnpd` with a new database "
+                f"Check that {self._backend.name} follows the right chain; if it does, run `lnpd` with a new database "
                 "only after its channels were recovered."
             )
         self._tip -= 1
@@ -181,26 +183,21 @@ class ChainService(Service):
         block_hash = await self._backend.block_hash(height)
         if block_hash is None:
             return False
-        raw = await self._backend.block(block_hash)
-        header = header_of(raw)
-        if header.block_hash != block_hash:
-            raise MalformedMessage(f"the backend gave another block than {txid_hex(block_hash)}")
-        if header.previous != self._hashes[self._tip]:
+        looked = await self._backend.look(height, block_hash, self._watches.interest())
+        if looked is None or looked.header.previous != self._hashes[self._tip]:
             return False
         self._tip = height
         self._hashes[height] = block_hash
         self._hashes.pop(height - KEPT_BLOCKS, None)
         self._watches.own_confirmed.pop(height - KEPT_BLOCKS, None)
         rows: Unit = [(PUT_SCAN, [(height, block_hash)]), (CUT_SCAN, [(height - KEPT_BLOCKS, height)])]
-        self.bus.publish(BlockConnected(height, block_hash, header.time))
-        self._writer.submit(rows + self._look_into(height, raw), now=False)
+        self.bus.publish(BlockConnected(height, block_hash, looked.header.time))
+        self._writer.submit(rows + self._look_into(height, looked), now=False)
         return True
 
-    def _look_into(self, height: BlockHeight, raw: bytes) -> Unit:
+    def _look_into(self, height: BlockHeight, looked: Looked) -> Unit:
         """Says what was paid to watched scripts; returns what to save about our own transactions."""
-        if not concerns(raw, self._watches.needles()):
-            return []
-        paid, confirmed = self._watches.connect(height, transactions_of(raw))
+        paid, confirmed = self._watches.connect(height, looked.transactions)
         for event in paid:
             self.bus.publish(event)
         for tx in confirmed:
@@ -268,9 +265,15 @@ class ChainService(Service):
         if not outcome.accepted and not request.keep and not known:
             self._watches.own.pop(tx.txid, None)
             self._refused.pop(tx.txid, None)
-            forget = "DELETE FROM transactions WHERE txid = ? AND height IS NULL"
-            await self._writer.submit([(forget, [(tx.txid,)])], now=True)
+            await self._writer.submit([(FORGET_OWN, [(tx.txid,)])], now=True)
         return BroadcastResult(tx.txid, outcome.accepted, outcome.reason)
+
+    @hears(Forget)
+    def forget(self, message: Forget) -> None:
+        if self._watches.own.pop(message.txid, None) is None:
+            return
+        self._refused.pop(message.txid, None)
+        self._writer.submit([(FORGET_OWN, [(message.txid,)])], now=False)
 
     # Watches.
 
@@ -287,7 +290,7 @@ class ChainService(Service):
             except BackendUnusable as error:
                 raise _no_backend(error) from error
             except BackendAway as error:
-                # The channel that asks must not lose its watch because of a restart of bitcoind.
+                # The channel that asks must not lose its watch because of a restart of the backend.
                 self._went_away(str(error))
                 self._changed.set()
                 await asyncio.sleep(self._retry_seconds)
@@ -311,17 +314,19 @@ class ChainService(Service):
         await self._search(first, self._tip)
 
     async def _search(self, first: int, last: int) -> None:
-        needles = self._watches.needles()
+        interest = self._watches.interest()
         for height in range(first, last + 1):
             block_hash = self._hashes.get(height) or await self._backend.block_hash(height)
             if block_hash is None:
                 return
-            raw = await self._backend.block(block_hash)
-            if concerns(raw, needles):
-                unit = self._look_into(BlockHeight(height), raw)
+            looked = await self._backend.look(height, block_hash, interest)
+            if looked is None:
+                raise BackendAway("the chain changed while it was searched. We try again.")
+            if looked.transactions:
+                unit = self._look_into(BlockHeight(height), looked)
                 if unit:
                     self._writer.submit(unit, now=False)
-                needles = self._watches.needles()
+                interest = self._watches.interest()
 
     @hears(UnwatchOutput)
     def unwatch_output(self, message: UnwatchOutput) -> None:
@@ -361,7 +366,7 @@ class ChainService(Service):
             rate = self._fallback_feerate
         if rate is None:
             raise CommandRefused(
-                "bitcoind has no fee estimate yet",
+                f"{self._backend.name} has no fee estimate yet",
                 what_to_do="Give a feerate yourself, or wait until it has seen some blocks.",
             )
         return rate
@@ -377,13 +382,9 @@ class ChainService(Service):
     @handles(GetOutputAt)
     async def get_output_at(self, request: GetOutputAt) -> OutputAt | None:
         try:
-            block_hash = await self._backend.block_hash(request.height)
-            if block_hash is None:
+            tx = await self._backend.transaction_at(request.height, request.tx_index)
+            if tx is None:
                 return None
-            transactions = transactions_of(await self._backend.block(block_hash))
-            if request.tx_index >= len(transactions):
-                return None
-            tx = transactions[request.tx_index]
             if request.output_index >= len(tx.outputs):
                 return None
             unspent = await self._backend.output_status(tx.txid, request.output_index)

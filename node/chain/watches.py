@@ -1,7 +1,8 @@
 """What is watched on chain, and what became of it: outputs, scripts and our own transactions (no I/O here)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from node.chain.blocks import Interest
 from protocol.amounts import BlockHeight, Sat
 from protocol.bitcoin.transaction import OutPoint, Transaction
 from protocol.bus.messages.chain import (
@@ -15,6 +16,7 @@ from protocol.bus.messages.chain import (
 )
 from protocol.errors import MalformedMessage
 
+OP_RETURN = b"\x6a"
 NULL_OUTPOINT = OutPoint(bytes(32), 0xFFFFFFFF)
 
 
@@ -56,23 +58,30 @@ class Watches:
     def watch_script(self, script: bytes) -> None:
         self._scripts.add(script)
 
-    def needles(self) -> set[bytes]:
-        """What a block must contain to concern us: a watched script, or the outpoint that an input spends."""
-        needles = set(self._scripts)
+    def interest(self) -> Interest:
+        """Needles: a watched script, or the outpoint that an input spends. A spend is found by the script too."""
+        needles, scripts = set(self._scripts), set(self._scripts)
         for outpoint, watched in self._outputs.items():
             needles.add(outpoint.serialize())
+            scripts.add(watched.script)
             if watched.height is None:
                 needles.add(watched.script)
-        needles.update(tx.inputs[0].outpoint.serialize() for tx in self.own.values())
-        return needles
+        for tx in self.own.values():
+            needles.add(tx.inputs[0].outpoint.serialize())
+            if (script := _script_to_find(tx)) is not None:
+                scripts.add(script)
+        return Interest(frozenset(needles), frozenset(scripts))
 
     def connect(
-        self, height: BlockHeight, transactions: list[Transaction]
+        self, height: BlockHeight, transactions: Iterable[tuple[int, Transaction]]
     ) -> tuple[list[ScriptPaid], list[Transaction]]:
-        """Payments to watched scripts, and those of our own transactions that are in this block."""
+        """Payments to watched scripts, and those of our own transactions that are in this block.
+
+        `transactions` come with their position in the block; some that do not concern us do no harm.
+        """
         paid: list[ScriptPaid] = []
         confirmed: list[Transaction] = []
-        for tx_index, tx in enumerate(transactions):
+        for tx_index, tx in transactions:
             for tx_in in tx.inputs:
                 spent = self._outputs.get(tx_in.outpoint)
                 if spent is not None:
@@ -140,6 +149,12 @@ class Watches:
             watched.spent_by,
             watched.spent_height,
         )
+
+
+def _script_to_find(tx: Transaction) -> bytes | None:
+    """A script whose history has this transaction: nobody keeps one of OP_RETURN."""
+    spendable = (output.script_pubkey for output in tx.outputs if output.script_pubkey[:1] != OP_RETURN)
+    return next(spendable, None)
 
 
 def parse_own(raw: bytes) -> Transaction:

@@ -19,6 +19,7 @@ from protocol.bus.messages.chain import (
     Broadcast,
     ChainAway,
     ChainBack,
+    Forget,
     GetFeerate,
     GetOutputAt,
     GetTip,
@@ -83,11 +84,11 @@ class Rig:
         self.path = path
         self.database: Database | None = None
 
-    async def start(self, **options: Any) -> None:
+    async def start(self, *, make: Callable[[], Any] | None = None, **options: Any) -> None:
         self.database = open_database(self.path, create=not self.path.exists())
         self.bus = LocalBus()
         self.ear = Ear(self.bus)
-        self.backend = make_bitcoind(self.doors, poll_seconds=0.02)
+        self.backend = make_bitcoind(self.doors, poll_seconds=0.02) if make is None else make()
         self.service = ChainService(
             self.bus, self.backend, self.database.writer, retry_seconds=0.02, **options
         )
@@ -346,6 +347,26 @@ async def test_a_refused_transaction_is_kept_or_forgotten_as_asked(rig: Rig) -> 
     rig.chain.submit(parent)
     rig.chain.generate(1)
     await until(lambda: orphan.txid in rig.chain.mempool)
+
+
+async def test_a_superseded_transaction_is_not_sent_again(rig: Rig) -> None:
+    coin, amount = confirmed_coin(rig.chain)
+    await rig.caught_up()
+    old = spend([(coin, amount)], [(99_000, ELSEWHERE)])
+    new = spend([(coin, amount)], [(90_000, ELSEWHERE)])
+    for tx in (old, new):
+        assert (await rig.ask(Broadcast(tx.serialize()))).accepted
+    rig.bus.send("chain", Forget(old.txid))
+    await rig.ask(GetTip())
+    assert rig.database is not None
+    rows = "SELECT txid FROM transactions"
+    await until(lambda: rig.database and rig.database.writer.read(rows) == [(new.txid,)])
+    rig.chain.generate(1)
+    await rig.caught_up()
+    rig.bus.send("chain", Forget(new.txid))  # it is in a block, so it stays
+    await rig.ask(GetTip())
+    assert rig.database.writer.read(rows) == [(new.txid,)]
+    assert rig.chain.confirmations(new.txid) == 1
 
 
 async def test_what_is_no_transaction_is_not_broadcast(rig: Rig) -> None:
