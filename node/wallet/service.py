@@ -277,7 +277,7 @@ class WalletService(Service):
         if found is None:
             raise _not_signed(
                 f"the chain backend does not give the transaction {txid_hex(txid)}, which the signer must see",
-                "Set txindex=1 in bitcoind's configuration and start it again.",
+                "A bitcoind needs txindex=1 in its configuration; an Electrum server may lag: try another.",
             )
         return Transaction.parse(found.raw)
 
