@@ -141,6 +141,7 @@ def check_open(message: OpenChannel, ours: Limits, chain_hash: bytes) -> None:
     if message.channel_flags & 1:
         raise no("this node does not announce channels yet; open an unannounced one")
     check_keys(message, OPENING)
+    upfront_script(message, OPENING)
     anchors = channel_type(message, OPENING) is ChannelType.ANCHORS
     check_limits(limits_of(message), ours, funding, OPENING)
     check_affordable(funding, message.push_msat, message.feerate_per_kw, anchors=anchors)
@@ -159,6 +160,7 @@ def check_accept(
     message: AcceptChannel, ours: Limits, offered: ChannelType, *, funding: Sat, push_msat: Msat
 ) -> None:
     check_keys(message, ACCEPTING)
+    upfront_script(message, ACCEPTING)
     if channel_type(message, ACCEPTING) is not offered:
         raise PeerViolation("the peer answered with another channel_type", clause=ACCEPTING)
     if message.minimum_depth > LARGEST_DEPTH:
