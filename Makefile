@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test interop bench soak check clean
+.PHONY: demo test peers interop bench soak check clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -20,9 +20,11 @@ test: $(READY)
 	$(RUN) -m pytest -n 2 --ignore=tests/tor $(PYTEST_ARGS)
 	$(if $(PYTEST_ARGS),,$(RUN) -m pytest tests/tor)
 
-# LND, LDK and Electrum against our node. The first time LND is built, which takes ten minutes on two cores.
-interop: $(READY)
+peers: $(READY)
 	$(RUN) -m tests.interop build
+
+# LND, LDK and Electrum against our node. The first time LND is built, which takes ten minutes on two cores.
+interop: peers
 	$(RUN) -m pytest -n 2 --dist loadfile tests/interop $(PYTEST_ARGS)
 
 bench: $(READY)

@@ -35,6 +35,8 @@ class Lnd(HoldingPeer):
     def __init__(self, folder: Path, chain: Chain) -> None:
         super().__init__(folder, chain)
         self._held: dict[str, bytes] = {}
+        self.extra: tuple[str, ...] = ()
+        """More arguments of its command line, for each start."""
 
     @classmethod
     def install(cls) -> None:
@@ -69,6 +71,7 @@ class Lnd(HoldingPeer):
                 "--maxpendingchannels=10",
                 "--alias=lnd",
                 "--debuglevel=debug,BTCN=info,BTWL=info",
+                *self.extra,
             ]
         )
         self.wait_until("to answer and to be synced", self._is_up, seconds=90)
