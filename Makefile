@@ -32,6 +32,7 @@ bench: $(READY)
 
 soak: $(READY)
 	LNP_HYPOTHESIS=soak $(RUN) -m pytest -n 2 tests/node/channel tests/protocol tests/whole $(PYTEST_ARGS)
+	LNP_HYPOTHESIS=soak $(RUN) -m pytest tests/tor
 
 check: $(READY)
 	$(VENV)/bin/ruff check .
