@@ -89,12 +89,15 @@ class OutputReorganised(Struct, frozen=True, tag="chain.unconfirmed"):
 
 
 class OutpointSpent(Struct, frozen=True, tag="chain.spent"):
-    """Event, at each block until `FINAL_DEPTH`: `tx` in the block at `height` spends a watched output."""
+    """Event, at each block until `FINAL_DEPTH`: `tx` in the block at `height` spends a watched output.
+
+    `height` None and `depth` 0: seen in the mempool, told once a transaction; it may never be mined.
+    """
 
     txid: bytes
     index: int
     tx: bytes
-    height: BlockHeight
+    height: BlockHeight | None
     depth: int
 
 
@@ -136,12 +139,14 @@ class Scanned(Struct, frozen=True, tag="chain.scanned"):
 class Broadcast(Struct, frozen=True, tag="chain.broadcast"):
     """Saves a transaction and sends it, again after each block until it confirms.
 
-    Without `keep` a transaction that the backend refuses is forgotten.
+    Without `keep` a transaction that the backend refuses is forgotten. `parents`: unconfirmed transactions that need
+    this child's fee; they go out with it as one package, parents first.
     """
 
     raw: bytes
     label: str = ""
     keep: bool = True
+    parents: tuple[bytes, ...] = ()
 
 
 class BroadcastResult(Struct, frozen=True, tag="chain.sent"):

@@ -4,6 +4,21 @@ from msgspec import Struct
 
 from protocol.amounts import BlockHeight, FeeratePerKw, Msat, Sat
 
+_FORWARD = "fwd/"
+
+
+def forward_origin(channel_id: bytes, htlc_id: int) -> str:
+    """The origin of an HTLC that passes on the incoming one `htlc_id` of `channel_id`."""
+    return f"{_FORWARD}{channel_id.hex()}/{htlc_id}"
+
+
+def parse_forward_origin(origin: str) -> tuple[bytes, int] | None:
+    """The incoming HTLC behind an origin; None for a payment of our own."""
+    if not origin.startswith(_FORWARD):
+        return None
+    channel_id, _, htlc_id = origin.removeprefix(_FORWARD).partition("/")
+    return bytes.fromhex(channel_id), int(htlc_id)
+
 
 class FundChannel(Struct, frozen=True, tag="channel.fund"):
     """Opens a channel with a connected peer. `amount` None: all coins. Answered with `ChannelFunded` once the
@@ -148,7 +163,8 @@ class HtlcFailed(Struct, frozen=True, tag="channel.failed"):
 class HtlcReceived(Struct, frozen=True, tag="channel.received"):
     """An incoming HTLC is irrevocably committed and peeled. Said again after every start until it is resolved.
 
-    `payload` is the decrypted hop payload; `final` when the onion ends here.
+    `payload` is the decrypted hop payload; `final` when the onion ends here, else `next_onion` is for the next node.
+    `onion_key`: the ephemeral key of the onion that came; the same key twice is a replay.
     """
 
     channel_id: bytes
@@ -158,21 +174,27 @@ class HtlcReceived(Struct, frozen=True, tag="channel.received"):
     cltv_expiry: int
     payload: bytes
     final: bool
+    next_onion: bytes | None = None
+    onion_key: bytes = b""
 
 
 class FulfilHtlc(Struct, frozen=True, tag="channel.fulfil"):
-    """One way: the signer will be asked for the preimage. Repeating it is harmless."""
+    """One way. Without `preimage` the signer releases that of its invoice; with one (from the next hop, a keysend or
+    a hold invoice made elsewhere) the signer only notes the credit. Repeating it is harmless."""
 
     channel_id: bytes
     htlc_id: int
+    preimage: bytes | None = None
 
 
 class FailHtlc(Struct, frozen=True, tag="channel.fail"):
-    """One way. `failure`: an encoded BOLT 4 failure message, not yet wrapped."""
+    """One way. `failure`: an encoded BOLT 4 failure message, not yet wrapped; or, `from_next`, the failure onion of
+    the next hop, to be wrapped once more."""
 
     channel_id: bytes
     htlc_id: int
     failure: bytes
+    from_next: bool = False
 
 
 class HtlcResolved(Struct, frozen=True, tag="channel.resolved"):

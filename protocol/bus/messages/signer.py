@@ -134,11 +134,25 @@ class RevokeHolder(Struct, frozen=True, tag="revoke", array_like=True):
     number: int
 
 
+class Forward(Struct, frozen=True, array_like=True):
+    """Where an offered HTLC comes from: it passes on the received HTLC `from_htlc` of another channel of ours.
+
+    `from_channel` is a BOLT 2 channel_id (of the first funding)."""
+
+    htlc_id: int
+    from_channel: Bytes32
+    from_htlc: int
+
+
 class SignCounterparty(Struct, frozen=True, tag="sign", array_like=True):
-    """Signs the peer's commitment `number` with this content, on every funding."""
+    """Signs the peer's commitment `number` with this content, on every funding.
+
+    `forwards`: for each offered HTLC that is new in this content and passes on another one.
+    """
 
     number: int
     content: CommitmentContent
+    forwards: tuple[Forward, ...] = ()
 
 
 class AcceptRevocation(Struct, frozen=True, tag="accept_revocation", array_like=True):
@@ -169,10 +183,14 @@ class LearnPreimage(Struct, frozen=True, tag="learn", array_like=True):
 
 
 class ReleasePreimage(Struct, frozen=True, tag="release", array_like=True):
-    """The preimage of one of our invoices, to fulfil the received HTLCs `htlc_ids` of this channel."""
+    """The preimage of one of our invoices, to fulfil the received HTLCs `htlc_ids` of this channel.
+
+    With `preimage` (evidence: it came from the next hop, or in the onion) no invoice is needed; the credit is noted.
+    """
 
     payment_hash: Bytes32
     htlc_ids: tuple[int, ...]
+    preimage: Bytes32 | None = None
 
 
 class SignMutualClose(Struct, frozen=True, tag="mutual_close", array_like=True):
