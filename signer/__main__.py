@@ -18,6 +18,7 @@ from protocol.errors import CommandRefused
 from protocol.secret import Secret
 from signer import initialise, keystore, passphrase
 from signer.link import Link, pair
+from signer.policy.reserve import ENFORCE, SHADOW
 from signer.service import SignerService
 
 READY_FILE = "signer.json"
@@ -102,8 +103,20 @@ def _show_words(words: Secret, descriptor: int | None) -> None:
 @click.option(
     "--passphrase-file", type=click.Path(path_type=Path), help="Read the passphrase from this file."
 )
+@click.option(
+    "--fee-reserve",
+    type=click.Choice([ENFORCE, SHADOW]),
+    help="What the rule fee-reserve does: enforce refuses channels with anchors, and HTLCs in them, that the fee "
+    "reserve cannot cover; shadow only writes them to the log. The default is shadow on regtest, else enforce.",
+)
 @_PASSPHRASE_FD
-def run(datadir: Path, endpoint: str | None, passphrase_file: Path | None, passphrase_fd: int | None) -> None:
+def run(
+    datadir: Path,
+    endpoint: str | None,
+    passphrase_file: Path | None,
+    fee_reserve: str | None,
+    passphrase_fd: int | None,
+) -> None:
     """Unlock the keystore and serve the node until SIGTERM."""
     try:
         if not keystore.exists(datadir):
@@ -112,7 +125,8 @@ def run(datadir: Path, endpoint: str | None, passphrase_file: Path | None, passp
                 what_to_do="Run `lnp-signer init` first, or check --datadir.",
             )
         lock = _lock(datadir)
-        service = SignerService(datadir, passphrase.find(passphrase_fd, passphrase_file))
+        phrase = passphrase.find(passphrase_fd, passphrase_file)
+        service = SignerService(datadir, phrase, fee_reserve=fee_reserve)
     except CommandRefused as error:
         raise _Refusal(error) from None
     wake, waker = socket.socketpair()

@@ -1,4 +1,4 @@
-"""Raising the fee of our own commitment through its anchor (BOLT 5, "Failing a Channel"; checklist 48).
+"""Raising the fee of a commitment through our anchor on it (BOLT 5, "Failing a Channel"; checklist 48).
 
 The funding key signs here, but over the anchor's own script: such a signature spends no other output.
 """
@@ -17,9 +17,10 @@ from protocol.curve import point_of, sign_ecdsa
 from signer.books import Books
 from signer.channel import Channel
 from signer.channel_state import ChannelState
-from signer.keys import NodeKeys
+from signer.keys import RESERVE, NodeKeys
 from signer.policy import closing
 from signer.policy import onchain as rules
+from signer.reserve import Reserve
 
 _LONGEST_SIGNATURE = 72
 _CHANGE_DUST = Sat(294)
@@ -32,26 +33,45 @@ def sign_anchor(
     request: SignAnchor,
     books: Books,
     keys: NodeKeys,
+    reserve: Reserve,
 ) -> bytes:
-    closing.swept_number(state.frozen, request.number, state.holder_validated)
-    version = state.holder[request.number][-1]
-    commitment = build(params, Side.HOLDER, version.content, channel.point(request.number))
-    anchor = commitment.output(OutputKind.TO_LOCAL_ANCHOR)
+    commitment = _theirs(params, state, request) if request.theirs else _ours(channel, params, state, request)
+    kind = OutputKind.TO_REMOTE_ANCHOR if request.theirs else OutputKind.TO_LOCAL_ANCHOR
+    anchor = commitment.output(kind)
     rules.has_anchor(anchor is not None)
     assert anchor is not None  # noqa: S101 - the rule above has refused
     paid = Sat(sum(coin.value for coin in request.coins))
     rules.fee_coins(request, paid, Sat(1))
+    reserve.spend(request.coins)
     for coin in request.coins:
-        books.pin_value(OutPoint(coin.txid, coin.index), coin.value)
+        if coin.branch != RESERVE:  # those of the reserve are proven
+            books.pin_value(OutPoint(coin.txid, coin.index), coin.value)
     unsigned = _unsigned(commitment, anchor, request, keys, Sat(paid + ANCHOR_AMOUNT))
     fee = paid + ANCHOR_AMOUNT - unsigned.outputs[0].value
     rules.onchain_fee(fee, rules.fee_limit(_at_stake(commitment), 1, penalty=False))
     return _signed(channel, unsigned, anchor, request, keys).serialize()
 
 
+def _ours(channel: Channel, params: CommitmentParams, state: ChannelState, request: SignAnchor) -> Commitment:
+    closing.swept_number(state.frozen, request.number, state.holder_validated)
+    version = state.holder[request.number][-1]
+    return build(params, Side.HOLDER, version.content, channel.point(request.number))
+
+
+def _theirs(params: CommitmentParams, state: ChannelState, request: SignAnchor) -> Commitment:
+    """The version of the peer's commitment that was named. What is signed here needs that commitment in the chain or
+    in a package, and reveals nothing, so the channel may live on."""
+    point = rules.claim_number(state, request.number)
+    contents = [version.content for version in state.counterparty[request.number]]
+    content = contents[-1] if request.content is None else request.content
+    rules.has_anchor(content in contents)
+    return build(params, Side.COUNTERPARTY, content, point)
+
+
 def _at_stake(commitment: Commitment) -> Sat:
     """Our balance and every HTLC: what a delay could cost."""
-    kinds = (OutputKind.TO_LOCAL, OutputKind.OFFERED_HTLC, OutputKind.RECEIVED_HTLC)
+    ours = OutputKind.TO_LOCAL if commitment.owner is Side.HOLDER else OutputKind.TO_REMOTE
+    kinds = (ours, OutputKind.OFFERED_HTLC, OutputKind.RECEIVED_HTLC)
     return Sat(sum(output.value for output in commitment.outputs if output.kind in kinds))
 
 

@@ -53,6 +53,14 @@ class Books:
         self.write(db.SET_COUNTER, ("cold", position + 1))
         return position, script
 
+    def adopt_cold(self, next_cold: int) -> None:
+        """Scripts below this were given out by the signer that wrote a backup."""
+        for position in range(self._next_cold, next_cold):
+            self.write(db.INSERT_COLD, (position, self._keys.wallet_script(COLD, position)))
+        if next_cold > self._next_cold:
+            self._next_cold = next_cold
+            self.write(db.SET_COUNTER, ("cold", next_cold))
+
     def is_cold(self, script: bytes) -> bool:
         return self._storage.one("SELECT 1 FROM cold WHERE script = ?", (script,)) is not None
 
@@ -63,12 +71,19 @@ class Books:
         )
         if row is None:
             return None
-        granted = self._storage.all(
-            "SELECT htlc_id FROM release WHERE payment_hash = ? AND channel = ?", (payment_hash, channel)
-        )
         amount = None if row[1] is None else Msat(row[1])
         preimage = preimage_of(self._keys.invoice_secret, row[0])
-        return OwnInvoice(preimage, amount, frozenset(htlc_id for (htlc_id,) in granted))
+        return OwnInvoice(preimage, amount, self.granted(payment_hash, channel))
+
+    def is_own(self, payment_hash: bytes) -> bool:
+        return self._storage.one("SELECT 1 FROM invoice WHERE payment_hash = ?", (payment_hash,)) is not None
+
+    def granted(self, payment_hash: bytes, channel: bytes) -> frozenset[int]:
+        """The HTLCs of this channel for which a preimage was released."""
+        rows = self._storage.all(
+            "SELECT htlc_id FROM release WHERE payment_hash = ? AND channel = ?", (payment_hash, channel)
+        )
+        return frozenset(htlc_id for (htlc_id,) in rows)
 
     def note_release(self, payment_hash: bytes, channel: bytes, ids: frozenset[int]) -> None:
         for htlc_id in sorted(ids):

@@ -12,6 +12,8 @@ from protocol.bolt3.commitment import CommitmentContent, CommitmentHtlc, Side
 from protocol.bolt3.shachain import SecretStore
 from protocol.bus.messages.signer import PeerSignatures
 
+THEIRS = "their_commitment"
+"""Why a channel is frozen when something other than a signature of ours ended it."""
 HtlcKey = tuple[int, int, bytes, int]
 """Id, amount, payment hash and expiry: an HTLC of one direction is the same only if all of them are."""
 
@@ -31,7 +33,7 @@ class ChannelState(Struct, frozen=True):
     """Numbers as in `NumbersOfChannel`. `points`: the peer's, of its numbers that are not revoked.
 
     `released`: received HTLCs whose preimage we gave out. `learned`: payment hashes of offered HTLCs whose preimage
-    the peer showed. `frozen`: "", "mutual_close" or "force_close".
+    the peer showed. `frozen`: "", "mutual_close", "force_close", or "stale" when it may be an old state.
     """
 
     points: dict[int, bytes]
@@ -80,6 +82,11 @@ def key_of(htlc: CommitmentHtlc) -> HtlcKey:
 
 def first_state(first_point: bytes) -> ChannelState:
     return ChannelState(points={0: first_point}, holder={}, counterparty={})
+
+
+def frozen_by_peer(state: ChannelState) -> ChannelState:
+    """What is in the chain ends the channel, whoever put it there."""
+    return state if state.frozen else replace(state, frozen=THEIRS)
 
 
 def with_version(state: ChannelState, side: Side, version: Version) -> ChannelState:

@@ -22,6 +22,7 @@ from signer.channel_state import ChannelState, first_state, from_rows, header_by
 from signer.keys import COLD, NodeKeys
 from signer.policy import setup as rules
 from signer.refusal import Denied, PeerBroke
+from signer.reserve import Reserve
 from signer.storage import Storage
 
 _INDEX_BITS = 31
@@ -111,7 +112,7 @@ def _draw_new(storage: Storage, books: Books, keys: NodeKeys, request: NewChanne
     return Channel(handle, keys.channel(high, low), request.peer, cold_index)
 
 
-def set_up(books: Books, channel: Channel, request: SetupChannel) -> ChannelSetUp:
+def set_up(books: Books, reserve: Reserve, channel: Channel, request: SetupChannel) -> ChannelSetUp:
     rules.setup_changed(channel.setup, request)
     if channel.setup is None:
         rules.funding(request)
@@ -120,6 +121,8 @@ def set_up(books: Books, channel: Channel, request: SetupChannel) -> ChannelSetU
         )
         rules.holder_terms(request.holder)
         rules.counterparty_terms(request.counterparty)
+        if request.anchors:
+            reserve.judge_channel()
         state = first_state(request.counterparty_first_point)
         books.write(db.SET_UP_CHANNEL, (_encode(request), header_bytes(state), channel.handle))
         books.keep()

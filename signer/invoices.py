@@ -32,7 +32,9 @@ def payment_secret_of(invoice_secret: Secret, request_id: bytes) -> bytes:
 def make_invoice(
     network: Network, node_secret: Secret, invoice_secret: Secret, request: MakeInvoice
 ) -> InvoiceMade:
-    payment_hash = sha256(preimage_of(invoice_secret, request.request_id).reveal())
+    payment_hash = request.payment_hash
+    if payment_hash is None:
+        payment_hash = sha256(preimage_of(invoice_secret, request.request_id).reveal())
     payment_secret = payment_secret_of(invoice_secret, request.request_id)
     terms = InvoiceTerms(
         prefix=network.bolt11_prefix.removeprefix("ln"),
@@ -65,6 +67,18 @@ def make_invoice(
         ) from error
     signature, recovery_id = sign_recoverable(node_secret.reveal(), unsigned.digest)
     return InvoiceMade(unsigned.with_signature(signature, recovery_id), payment_hash, payment_secret)
+
+
+def foreign_hash(is_own: bool) -> None:
+    """`invoice-hash`: a hash that is said to be another's is not one of ours."""
+    if is_own:
+        raise Denied(
+            "invoice-hash",
+            "an invoice over a payment hash from elsewhere has a hash that no invoice of ours has",
+            seen="the payment hash of an invoice of this signer",
+            limit="another payment hash",
+            next_step="Use a new preimage.",
+        )
 
 
 def invoice_changed(same: bool) -> None:

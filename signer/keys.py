@@ -3,8 +3,10 @@
 m/9735'/chain'/0'/0'             node key
 m/9735'/chain'/1'/0'/hi'/lo'     one channel: 0' funding, 1' payment, 2' delayed, 3' revocation, 4' commitment
                                  seed, 5' HTLC; all hardened, so that no extended key of a channel exists
-m/9735'/chain'/2'/branch/index   wallet: 0 receive, 1 change, 2 cold (closes and sweeps pay here)
+m/9735'/chain'/2'/branch/index   wallet: 0 receive, 1 change, 2 cold (closes and sweeps pay here),
+                                 3 fee reserve
 m/9735'/chain'/3'/0'             what is drawn by HMAC for invoices
+m/9735'/chain'/3'/1'             seals the static channel backup
 
 Where LNPBP-46 makes the channel's index of an id that the peer chooses, `hi` and `lo` are drawn by the signer.
 """
@@ -19,7 +21,7 @@ from protocol.errors import CommandRefused
 from protocol.secret import Secret
 
 PURPOSE = 9735
-RECEIVE, CHANGE, COLD = 0, 1, 2
+RECEIVE, CHANGE, COLD, RESERVE = 0, 1, 2, 3
 _H = HARDENED
 
 
@@ -61,10 +63,11 @@ class NodeKeys:
         self.node_secret = _secret(root, _H, _H)
         self.node_id = point_of(self.node_secret.reveal())
         self.invoice_secret = _secret(root, _H + 3, _H)
+        self.backup_secret = _secret(root, _H + 3, _H + 1)
         self.fingerprint = master.fingerprint()
         self._channels = root.derive((_H + 1, _H))
         account = root.child(_H + 2)
-        self._branches = [account.child(branch) for branch in (RECEIVE, CHANGE, COLD)]
+        self._branches = [account.child(branch) for branch in (RECEIVE, CHANGE, COLD, RESERVE)]
         self.wallet_xpub = account.to_string()
         self.wallet_origin = f"{self.fingerprint.hex()}/{format_path(self.wallet_path)}"
 

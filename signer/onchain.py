@@ -23,12 +23,12 @@ from protocol.curve import point_of, sign_ecdsa
 from protocol.secret import Secret
 from signer.books import Books
 from signer.channel import Channel
-from signer.channel_state import ChannelState
-from signer.keys import NodeKeys
+from signer.channel_state import ChannelState, frozen_by_peer
+from signer.keys import RESERVE, NodeKeys
 from signer.policy import closing, onchain, payments
 from signer.refusal import Denied
+from signer.reserve import Reserve
 
-THEIRS = "their_commitment"
 _LONGEST_SIGNATURE = 72
 """Ours have a low S, so 71 bytes and the hash type."""
 Claimed = tuple[sweep.SweepInput, Secret, ChannelState]
@@ -79,10 +79,6 @@ def _standing(
         return frozenset()
 
 
-def frozen(state: ChannelState) -> ChannelState:
-    return state if state.frozen else replace(state, frozen=THEIRS)
-
-
 def claim(
     channel: Channel, params: CommitmentParams, state: ChannelState, wanted: SweepInput, books: Books
 ) -> Claimed:
@@ -103,7 +99,7 @@ def claim(
         item = sweep.htlc_after_timeout(
             outpoint, output.value, output.witness_script, htlc.cltv_expiry, anchors=params.anchors
         )
-    return item, Secret(channel.htlc_secret(point)), frozen(state)
+    return item, Secret(channel.htlc_secret(point)), frozen_by_peer(state)
 
 
 def _output_of(
@@ -131,7 +127,7 @@ def punish(channel: Channel, params: CommitmentParams, state: ChannelState, want
     key = Secret(derive_revocation_secret(channel.secrets.revocation.reveal(), secret.reveal()))
     outpoint = OutPoint(wanted.txid, wanted.index)
     if wanted.kind != "revoked_htlc":
-        return sweep.revoked(outpoint, wanted.value, known.to_local), key, frozen(state)
+        return sweep.revoked(outpoint, wanted.value, known.to_local), key, frozen_by_peer(state)
     htlc = wanted.htlc
     onchain.has_htlc(htlc is not None and htlc.cltv_expiry >= 0)
     assert htlc is not None  # noqa: S101 - the rule above has refused
@@ -140,7 +136,7 @@ def punish(channel: Channel, params: CommitmentParams, state: ChannelState, want
     else:
         script = known.htlc.offered(htlc.payment_hash)
     item = sweep.htlc_revoked(outpoint, wanted.value, script, known.keys.revocationpubkey)
-    return item, key, frozen(state)
+    return item, key, frozen_by_peer(state)
 
 
 def second_stage_output(
@@ -163,6 +159,7 @@ def sign_second_stage(
     request: SignSecondStage,
     books: Books,
     keys: NodeKeys,
+    reserve: Reserve,
 ) -> tuple[bytes, ChannelState]:
     """HTLC-timeout or HTLC-success of the commitment that was force-closed with; signed whole by us, so that nobody
     can attach anything to it."""
@@ -181,6 +178,7 @@ def sign_second_stage(
             preimage, state = preimage_for(channel, state, htlc.preimage, payment_hash, htlc.id, books)
         preimages.append(preimage)
     unsigned = _with_coins(stages, chosen, request, keys, books)
+    reserve.spend(request.coins)
     key, peers = channel.htlc_secret(point), version.signatures[0].htlcs
     signed = unsigned
     for index, ((position, output), preimage) in enumerate(zip(chosen, preimages, strict=True)):
@@ -224,7 +222,8 @@ def _with_coins(
     paid = Sat(sum(coin.value for coin in request.coins))
     for coin in request.coins:
         outpoint = OutPoint(coin.txid, coin.index)
-        books.pin_value(outpoint, coin.value)
+        if coin.branch != RESERVE:  # those of the reserve are proven
+            books.pin_value(outpoint, coin.value)
         inputs.append(TxIn(outpoint, sequence=sweep.REPLACEABLE))
     onchain.fee_coins(request, paid, Sat(0))  # places first: no key is derived from a wild one
     tx = Transaction(2, tuple(inputs), tuple(outputs), stages[0].locktime)

@@ -11,8 +11,9 @@ from typing import assert_never
 from msgspec import Struct
 from msgspec.structs import replace
 
-from protocol.amounts import Msat
-from protocol.bolt3 import closing, shachain
+from protocol.amounts import Msat, to_msat
+from protocol.bitcoin.transaction import Transaction
+from protocol.bolt3 import closing, shachain, simple_close
 from protocol.bolt3.commitment import (
     Commitment,
     CommitmentContent,
@@ -24,14 +25,17 @@ from protocol.bolt3.commitment import (
 from protocol.bolt3.content import MAX_COMMITMENT_NUMBER
 from protocol.bus.messages import signer as contract
 from protocol.curve import InvalidKey, point_of, sign_ecdsa, verify_ecdsa
-from protocol.errors import PeerViolation
+from protocol.errors import MalformedMessage, PeerViolation
 from protocol.hashes import sha256
 from protocol.secret import Secret
 from signer.channel import Channel
-from signer.channel_state import ChannelState, Version, with_version, without_revoked
-from signer.policy import balance, order, payments
+from signer.channel_state import ChannelState, Version, frozen_by_peer, with_version, without_revoked
+from signer.forwards import Forwards, Onward
+from signer.policy import backup, balance, fees, onchain, order, payments
 from signer.policy import closing as closing_rules
+from signer.policy import forwards as forward_rules
 from signer.refusal import Denied, PeerBroke
+from signer.reserve import Reserve
 
 _COMMIT = 'BOLT 2, "Committing Updates So Far: `commitment_signed`"'
 _CLOSE = 'BOLT 2, "Legacy Closing Negotiation: `closing_signed`"'
@@ -52,6 +56,12 @@ class Ledger(Struct, frozen=True):
     """(payment hash, channel)"""
     note_release: Callable[[bytes, bytes, frozenset[int]], None]
     is_cold: Callable[[bytes], bool]
+    is_own: Callable[[bytes], bool]
+    """Whether this is the payment hash of an invoice of ours."""
+    granted: Callable[[bytes, bytes], frozenset[int]]
+    """(payment hash, channel): the ids that a preimage was released for."""
+    forwards: Forwards
+    reserve: Reserve
 
 
 Step = tuple[ChannelState, contract.Result]
@@ -66,11 +76,11 @@ def apply(
 ) -> Step:
     match operation:
         case contract.ValidateHolder():
-            return _validate(channel, params, state, operation)
+            return _validate(channel, params, state, operation, ledger)
         case contract.RevokeHolder():
             return _revoke(channel, state, operation.number)
         case contract.SignCounterparty():
-            return _sign(channel, params, state, operation)
+            return _sign(channel, params, state, operation, ledger)
         case contract.AcceptRevocation():
             return _accept_revocation(state, operation)
         case contract.AcceptSecondPoint():
@@ -78,9 +88,11 @@ def apply(
         case contract.CheckSecret():
             return state, contract.SecretChecked(_is_our_secret(channel, operation))
         case contract.LearnPreimage():
-            return _learn(state, operation.preimage)
+            return _learn(channel, state, operation.preimage, ledger)
         case contract.ReleasePreimage():
             return _release(channel, state, operation, ledger)
+        case contract.HtlcBuried():
+            return _bury(channel, params, state, operation, ledger)
         case contract.SignMutualClose():
             return _mutual_close(channel, params, state, operation, ledger)
         case contract.SignHolderCommitment():
@@ -97,23 +109,27 @@ def _known_version(state: ChannelState, side: Side, content: CommitmentContent) 
 
 
 def _new_content(
-    channel: Channel, params: CommitmentParams, state: ChannelState, side: Side, content: CommitmentContent
+    channel: Channel,
+    params: CommitmentParams,
+    state: ChannelState,
+    side: Side,
+    content: CommitmentContent,
+    ledger: Ledger,
 ) -> None:
     """The rules for a content that is new on its side."""
     order.version_set_full(state, side, content.number)
     try:
         validate_content(params, side, content)
     except PeerViolation as error:
-        raise Denied(
-            "content",
-            "a commitment shares out exactly the capacity, in possible amounts, and its fee can be paid",
-            seen=error.sentence,
-            limit=error.clause,
-            next_step="If the peer asked for this, fail the channel; else it is an error of the node.",
-        ) from error
+        raise onchain.content_impossible(error) from error
+    fees.commitment_burn(params, side, content)
     opener = params.opener_is_holder
     balance.opening_balance(content, side, params.capacity, channel.push_msat, holder_is_opener=opener)
     before = balance.htlc_changed(state, side, content)
+    paid = ledger.forwards.judge_removals(channel.handle, state, side, content)
+    if paid:
+        # What was passed on and paid is owed to us like a released preimage.
+        state = replace(state, released=state.released | paid)
     balance.balance_claim(state, side, content, before)
 
 
@@ -145,7 +161,11 @@ def _verify(commitment: Commitment, params: CommitmentParams, given: contract.Pe
 
 
 def _validate(
-    channel: Channel, params: CommitmentParams, state: ChannelState, operation: contract.ValidateHolder
+    channel: Channel,
+    params: CommitmentParams,
+    state: ChannelState,
+    operation: contract.ValidateHolder,
+    ledger: Ledger,
 ) -> Step:
     content, signatures = operation.content, operation.signatures
     _same_number(operation.number, content)
@@ -154,7 +174,7 @@ def _validate(
     if known is None:
         order.not_frozen(state)
         order.validate_order(state, content.number)
-        _new_content(channel, params, state, Side.HOLDER, content)
+        _new_content(channel, params, state, Side.HOLDER, content, ledger)
     if known is None or known.signatures != signatures:
         commitment = build(params, Side.HOLDER, content, channel.point(content.number))
         _verify(commitment, params, signatures[0])
@@ -183,7 +203,11 @@ def _revoke(channel: Channel, state: ChannelState, number: int) -> Step:
 
 
 def _sign(
-    channel: Channel, params: CommitmentParams, state: ChannelState, operation: contract.SignCounterparty
+    channel: Channel,
+    params: CommitmentParams,
+    state: ChannelState,
+    operation: contract.SignCounterparty,
+    ledger: Ledger,
 ) -> Step:
     content = operation.content
     _same_number(operation.number, content)
@@ -194,7 +218,14 @@ def _sign(
         order.holder_first(state, content.number)
     point = order.sign_point(state, content.number)
     if known is None:
-        _new_content(channel, params, state, Side.COUNTERPARTY, content)
+        _new_content(channel, params, state, Side.COUNTERPARTY, content, ledger)
+        if params.anchors:
+            ledger.reserve.judge_offer(channel.handle, state, content)
+    onwards: list[Onward] = []
+    if operation.forwards:
+        onwards = ledger.forwards.judge(channel, state, content, operation.forwards, ledger.is_own)
+        if onwards:
+            order.not_frozen(state)
     commitment = build(params, Side.COUNTERPARTY, content, point)
     signature = sign_ecdsa(channel.secrets.funding.reveal(), commitment.digest)
     htlcs: tuple[bytes, ...] = ()
@@ -203,6 +234,7 @@ def _sign(
         htlcs = tuple([sign_ecdsa(secret, digest) for digest in commitment.htlc_digests()])
     if known is None:
         state = with_version(state, Side.COUNTERPARTY, Version(content))
+    ledger.forwards.note(onwards)
     return state, contract.CounterpartySigned((contract.PeerSignatures(signature, htlcs),))
 
 
@@ -260,7 +292,7 @@ def _is_our_secret(channel: Channel, operation: contract.CheckSecret) -> bool:
     return Secret(channel.secret(operation.number)) == Secret(operation.secret)
 
 
-def _learn(state: ChannelState, preimage: bytes) -> Step:
+def _learn(channel: Channel, state: ChannelState, preimage: bytes, ledger: Ledger) -> Step:
     """Granted always; it changes something only while an offered HTLC has this hash."""
     payment_hash = sha256(preimage)
     lives = payment_hash not in state.learned and any(
@@ -270,23 +302,48 @@ def _learn(state: ChannelState, preimage: bytes) -> Step:
     )
     if lives:
         state = replace(state, learned=state.learned | {payment_hash})
+        ledger.forwards.learned(channel.handle, state, payment_hash)
     return state, contract.PreimageLearned()
 
 
 def _release(
     channel: Channel, state: ChannelState, operation: contract.ReleasePreimage, ledger: Ledger
 ) -> Step:
-    invoice = ledger.invoice(operation.payment_hash, channel.handle)
-    if invoice is None:
+    payment_hash = operation.payment_hash
+    invoice = ledger.invoice(payment_hash, channel.handle)
+    if invoice is not None:
+        # Evidence changes nothing here: who has our preimage early may still not have it for less.
+        preimage, amount, granted = invoice.preimage.reveal(), invoice.amount_msat, invoice.granted
+    elif operation.preimage is not None:
+        onchain.preimage_fits(operation.preimage, payment_hash)
+        preimage, amount, granted = operation.preimage, None, ledger.granted(payment_hash, channel.handle)
+    else:
         raise payments.release_unknown()
     ids = frozenset(operation.htlc_ids)
-    if not ids or not ids <= invoice.granted:
+    if not ids or not ids <= granted:
         order.not_frozen(state)
-        held = payments.release_htlcs(state, operation.payment_hash, ids)
-        payments.release_amount(held, invoice.amount_msat)
-        ledger.note_release(operation.payment_hash, channel.handle, ids)
+        held = payments.release_htlcs(state, payment_hash, ids)
+        payments.release_amount(held, amount)
+        ledger.note_release(payment_hash, channel.handle, ids)
         state = replace(state, released=state.released | held)
-    return state, contract.PreimageReleased(invoice.preimage.reveal())
+    return state, contract.PreimageReleased(preimage)
+
+
+def _bury(
+    channel: Channel,
+    params: CommitmentParams,
+    state: ChannelState,
+    operation: contract.HtlcBuried,
+    ledger: Ledger,
+) -> Step:
+    """The chain has decided an offered HTLC; what it is told of the chain, the signer cannot check."""
+    try:
+        spent = [spend.outpoint for spend in Transaction.parse(operation.spend).inputs]
+    except MalformedMessage:
+        spent = []
+    forward_rules.buried_spend(params.funding_outpoint in spent)
+    ledger.forwards.bury(channel.handle, state, operation.htlc_id)
+    return frozen_by_peer(state), contract.HtlcIsBuried()
 
 
 def _mutual_close(
@@ -296,18 +353,16 @@ def _mutual_close(
     operation: contract.SignMutualClose,
     ledger: Ledger,
 ) -> Step:
+    backup.not_stale(state)
     closing_rules.close_without_htlcs(state)
     closing_rules.close_amounts(state, params.capacity, operation.to_holder, operation.to_counterparty)
-    closing_rules.close_fee(operation.fee, params.capacity)
     closing_rules.cold_script(ledger.is_cold(operation.holder_script))
+    simple = operation.simple
+    if simple is None or simple.by_holder:  # a fee that the peer pays is the peer's matter
+        closing_rules.close_fee(operation.fee, params.capacity)
     try:
-        close = closing.build(
-            params,
-            operation.to_holder,
-            operation.to_counterparty,
-            operation.holder_script,
-            operation.counterparty_script,
-            operation.fee,
+        close = (
+            _legacy_close(params, operation) if simple is None else _simple_close(params, operation, simple)
         )
     except PeerViolation as error:
         raise PeerBroke("close-fee", error.sentence, _CLOSE) from error
@@ -317,7 +372,36 @@ def _mutual_close(
     return state, contract.MutualCloseSigned(signature)
 
 
+def _legacy_close(params: CommitmentParams, operation: contract.SignMutualClose) -> closing.Closing:
+    return closing.build(
+        params,
+        operation.to_holder,
+        operation.to_counterparty,
+        operation.holder_script,
+        operation.counterparty_script,
+        operation.fee,
+    )
+
+
+def _simple_close(
+    params: CommitmentParams, operation: contract.SignMutualClose, simple: contract.SimpleClose
+) -> closing.Closing:
+    closing_rules.close_form(simple.variant)
+    variant = simple_close.Variant(simple.variant)
+    ours = (to_msat(operation.to_holder), operation.holder_script)
+    theirs = (to_msat(operation.to_counterparty), operation.counterparty_script)
+    closer, closee = (ours, theirs) if simple.by_holder else (theirs, ours)
+    terms = simple_close.Terms(closer[0], closee[0], closer[1], closee[1], operation.fee, simple.locktime)
+    left_out = simple_close.Variant.CLOSEE_ONLY if simple.by_holder else simple_close.Variant.CLOSER_ONLY
+    amount = terms.closer_amount if simple.by_holder else terms.closee_amount
+    closing_rules.close_output(
+        variant is not left_out, amount, closing.dust_threshold(operation.holder_script)
+    )
+    return simple_close.build(params, terms, variant)
+
+
 def _force_close(channel: Channel, params: CommitmentParams, state: ChannelState) -> Step:
+    backup.not_stale(state)
     if state.holder_validated < 0:
         raise Denied(
             "nothing-validated",

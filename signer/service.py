@@ -11,23 +11,30 @@ from pathlib import Path
 from typing import assert_never
 
 from protocol import messages_signing
+from protocol.bitcoin.network import REGTEST
 from protocol.bolt8.static_key import mix_static
 from protocol.bus.messages import signer as contract
 from protocol.curve import InvalidKey, sign_recoverable
 from protocol.secret import Secret
-from signer import books, channels, keystore, onions, operations, wallet
+from signer import backup, books, channels, keystore, onions, operations, wallet
 from signer import storage as db
 from signer.anchor import sign_anchor
 from signer.channel import Channel
 from signer.channel_state import ChannelState
+from signer.forwards import Forwards
+from signer.gossip import GossipSigner
 from signer.initialise import curve_public, known_network, open_keys
-from signer.invoices import invoice_changed, make_invoice
+from signer.invoices import foreign_hash, invoice_changed, make_invoice
 from signer.onchain import sign_second_stage
+from signer.penalties import sign_penalties
+from signer.policy.reserve import ENFORCE, SHADOW
 from signer.policy.session import hello_matches, session_fenced
 from signer.refusal import Denied, PeerBroke, internal_error
+from signer.reserve import Reserve
 from signer.storage import Storage
 from signer.sweeps import sign_sweep
 
+_REVOKING = (contract.RevokeHolder, contract.AcceptRevocation)
 DATABASE = "signer.sqlite"
 _log = logging.getLogger("signer")
 QUICK = (contract.StaticKeyStep, contract.PeelOnions, contract.SignMessage)
@@ -35,22 +42,47 @@ QUICK = (contract.StaticKeyStep, contract.PeelOnions, contract.SignMessage)
 
 
 class SignerService:
-    """One node's signer. `in_memory` keeps the database nowhere (tests)."""
+    """One node's signer. `in_memory` keeps the database nowhere (tests).
 
-    def __init__(self, datadir: Path, passphrase: Secret, *, in_memory: bool = False) -> None:
+    `fee_reserve`: "enforce" or "shadow", the mode of the rule of that name; None is "shadow" on regtest, where coins
+    are worth nothing, and "enforce" elsewhere.
+    """
+
+    def __init__(
+        self,
+        datadir: Path,
+        passphrase: Secret,
+        *,
+        in_memory: bool = False,
+        fee_reserve: str | None = None,
+    ) -> None:
         network_name, contents = keystore.unlock(datadir, passphrase)
         self.network = known_network(network_name)
         self.curve_secret = contents.curve_secret
         self.curve_public = curve_public(contents)
         self.keys = open_keys(self.network, contents)
         self.storage = Storage(None if in_memory else datadir / DATABASE)
+        self._reserve_mode = fee_reserve or (SHADOW if self.network is REGTEST else ENFORCE)
         self._load()
 
     def _load(self) -> None:
         self._books = books.Books(self.storage, self.keys)
-        self._ledger = operations.Ledger(self._books.invoice, self._books.note_release, self._books.is_cold)
+        self._gossip = GossipSigner(self.storage, self._books, self.keys, self.network)
         self._session = self.storage.counter("session")
         self._channels = channels.load(self.storage, self.keys)
+        self._forwards = Forwards(self.storage, self._channels, self._books.write)
+        self._reserve = Reserve(
+            self.storage, self._channels, self.keys, self._books.write, self._reserve_mode
+        )
+        self._ledger = operations.Ledger(
+            invoice=self._books.invoice,
+            note_release=self._books.note_release,
+            is_cold=self._books.is_cold,
+            is_own=self._books.is_own,
+            granted=self._books.granted,
+            forwards=self._forwards,
+            reserve=self._reserve,
+        )
         self._touched: dict[bytes, Channel] = {}
 
     def close(self) -> None:
@@ -83,15 +115,15 @@ class SignerService:
             if not isinstance(call.request, contract.Hello):
                 session_fenced(self._session, call.session)
             reply = self._judge(call.request)
-            self._books.keep()
+            self._keep()
             return contract.SignerReply(call.id, reply)
         except (Denied, PeerBroke) as refusal:
-            self._books.forget()
+            self._forget()
             return contract.SignerReply(call.id, refusal.reply)
         except Exception as error:
             # The message of an unforeseen error could quote anything, so only its place is logged.
             _log.error("request_failed error=%s at=%s", type(error).__name__, _place(error))
-            self._books.forget()
+            self._forget()
             return contract.SignerReply(call.id, internal_error())
 
     def _judge(self, request: contract.Request) -> contract.Reply:
@@ -109,7 +141,7 @@ class SignerService:
             case contract.NewChannel():
                 return channels.draw(self.storage, self._books, self.keys, self._channels, request)
             case contract.SetupChannel():
-                return channels.set_up(self._books, self._channel(request.channel), request)
+                return channels.set_up(self._books, self._reserve, self._channel(request.channel), request)
             case contract.SignSweep():
                 return self._sign_sweep(request)
             case contract.SignSecondStage():
@@ -118,7 +150,7 @@ class SignerService:
                 channel = self._channel(request.channel)
                 params, state = channels.ready(channel)
                 return contract.AnchorSigned(
-                    sign_anchor(channel, params, state, request, self._books, self.keys)
+                    sign_anchor(channel, params, state, request, self._books, self.keys, self._reserve)
                 )
             case contract.FindPeerPoint():
                 _, state = channels.ready(self._channel(request.channel))
@@ -127,8 +159,40 @@ class SignerService:
                 return channels.numbers(self._channels.values())
             case contract.SignMessage():
                 return self._sign_message(request)
+            case contract.SignChannelAnnouncement():
+                channel = self._channel(request.channel)
+                params, _ = channels.ready(channel)
+                return self._gossip.channel_announcement(channel, params, request)
+            case contract.SignChannelUpdate():
+                channel = self._channel(request.channel)
+                params, _ = channels.ready(channel)
+                return self._gossip.channel_update(channel, params, request)
+            case contract.SignNodeAnnouncement():
+                return self._gossip.node_announcement(request)
             case contract.SignPsbt():
-                return contract.PsbtSigned(wallet.sign_psbt(self.keys, request.psbt))
+                signed = wallet.sign_psbt(self.keys, self._books, self._reserve, request.psbt)
+                return contract.PsbtSigned(signed)
+            case contract.SignPenalties():
+                channel = self._channel(request.channel)
+                params, state = channels.ready(channel)
+                return sign_penalties(channel, params, state, request, self.keys)
+            case contract.NoteReserve():
+                self._reserve.note(request)
+                return self._reserve.status()
+            case contract.AskReserve():
+                return self._reserve.status()
+            case contract.SealBackup():
+                return backup.seal(self.storage, self._books, self.keys, request.node_part)
+            case contract.OpenBackup():
+                return backup.open_backup(self.storage, self.keys, self._channels, request.blob)
+            case contract.RestoreBackup():
+                restored = backup.restore(self.storage, self._books, self.keys, self._channels, request.blob)
+                return contract.BackupRestored(restored)
+            case contract.MarkStale():
+                channel = self._channel(request.channel)
+                _, state = channels.ready(channel)
+                self._becomes(channel, backup.stale(state))
+                return contract.MarkedStale()
             case _:
                 assert_never(request)
 
@@ -158,8 +222,11 @@ class SignerService:
         if found is not None:
             invoice_changed(found[0])
             return found[1]
+        if request.payment_hash is not None:
+            foreign_hash(self._books.is_own(request.payment_hash))
         made = make_invoice(self.network, self.keys.node_secret, self.keys.invoice_secret, request)
-        self._books.note_invoice(request, made)
+        if request.payment_hash is None:  # else the preimage is elsewhere, and there is nothing to release
+            self._books.note_invoice(request, made)
         return made
 
     def _channel(self, handle: bytes) -> Channel:
@@ -176,7 +243,9 @@ class SignerService:
                 results.append(result)
         except (Denied, PeerBroke) as refusal:
             stopped = refusal.reply
-        self._books.keep()
+        if any(isinstance(operation, _REVOKING) for operation in request.operations):
+            self._forwards.tidy(channel.handle, state)
+        self._keep()
         self._becomes(channel, state)
         return contract.ChannelAnswer(tuple(results), stopped)
 
@@ -193,9 +262,22 @@ class SignerService:
     def _sign_second_stage(self, request: contract.SignSecondStage) -> contract.SecondStageSigned:
         channel = self._channel(request.channel)
         params, state = channels.ready(channel)
-        done, state = sign_second_stage(channel, params, state, request, self._books, self.keys)
+        done, state = sign_second_stage(
+            channel, params, state, request, self._books, self.keys, self._reserve
+        )
         self._becomes(channel, state)
         return contract.SecondStageSigned(done)
+
+    def _keep(self) -> None:
+        """The request was granted: what it wrote joins the turn."""
+        self._books.keep()
+        self._forwards.keep()
+        self._reserve.keep()
+
+    def _forget(self) -> None:
+        self._books.forget()
+        self._forwards.forget()
+        self._reserve.forget()
 
     def _becomes(self, channel: Channel, state: ChannelState) -> None:
         if state is not channel.state:

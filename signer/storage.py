@@ -38,6 +38,17 @@ INSERT_INVOICE = (
 INSERT_RELEASE = "INSERT OR IGNORE INTO release(payment_hash, channel, htlc_id) VALUES (?, ?, ?)"
 INSERT_SWEEP = "INSERT INTO sweep(request_digest, signed) VALUES (?, ?)"
 INSERT_SWEPT = "INSERT OR IGNORE INTO swept(outpoint, value) VALUES (?, ?)"
+INSERT_FORWARD = (
+    "INSERT OR REPLACE INTO forward(out_channel, out_id, out_amount, payment_hash, out_expiry, "
+    "in_channel, in_id, in_amount, in_expiry, outcome) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_FORWARD = "out_channel = ? AND out_id = ? AND out_amount = ? AND payment_hash = ? AND out_expiry = ?"
+END_FORWARD = f"UPDATE forward SET outcome = ? WHERE {_FORWARD}"  # noqa: S608 - a constant
+DELETE_FORWARD = f"DELETE FROM forward WHERE {_FORWARD}"  # noqa: S608 - a constant
+SET_RESERVE = (
+    "INSERT INTO reserve(outpoint, value, position, standing) VALUES (?, ?, ?, ?) "
+    "ON CONFLICT(outpoint) DO UPDATE SET standing = excluded.standing"
+)
 SET_COUNTER = (
     "INSERT INTO counter(name, value) VALUES (?, ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value"
 )
@@ -124,7 +135,35 @@ class Swept(_Model):
     value = IntegerField()
 
 
-MODELS = (Counter, Channel, Version, Cold, Invoice, Release, Sweep, Swept)
+class Forward(_Model):
+    """An offered HTLC and the received one that it passes on; both by all their terms, since ids come again."""
+
+    out_channel = BlobField()
+    out_id = IntegerField()
+    out_amount = IntegerField()
+    payment_hash = BlobField()
+    out_expiry = IntegerField()
+    in_channel = BlobField()
+    in_id = IntegerField()
+    in_amount = IntegerField()
+    in_expiry = IntegerField()
+    outcome = TextField()
+
+    class Meta:
+        primary_key = CompositeKey("out_channel", "out_id", "out_amount", "payment_hash", "out_expiry")
+        without_rowid = True
+
+
+class Reserve(_Model):
+    """Every coin of the fee reserve that was ever proven. `standing`: 0 unlisted, 1 present, 2 signed away."""
+
+    outpoint = BlobField(primary_key=True)
+    value = IntegerField()
+    position = IntegerField()
+    standing = IntegerField()
+
+
+MODELS = (Counter, Channel, Version, Cold, Invoice, Release, Sweep, Swept, Forward, Reserve)
 
 
 class Storage:

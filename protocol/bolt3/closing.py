@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from protocol.amounts import FeeratePerKw, Sat
-from protocol.bitcoin.script import witness_program
+from protocol.bitcoin.script import OP_PUSHDATA1, OP_RETURN, witness_program
 from protocol.bitcoin.sighash import segwit_v0
 from protocol.bitcoin.transaction import Transaction, TxIn, TxOut
 from protocol.bolt3 import funding
@@ -26,6 +26,7 @@ __all__ = [
     "closing_fee",
     "closing_weight",
     "dust_threshold",
+    "is_op_return",
     "is_shutdown_script",
     "needs_force_close",
 ]
@@ -111,8 +112,22 @@ def closing_fee(feerate_per_kw: FeeratePerKw, *output_scripts: bytes) -> Sat:
     return fee_of_weight(closing_weight(*output_scripts), feerate_per_kw)
 
 
-def is_shutdown_script(script_pubkey: bytes, *, anysegwit: bool) -> bool:
-    """p2wpkh, p2wsh, and with `option_shutdown_anysegwit` any program of version 1 to 16."""
+def is_op_return(script_pubkey: bytes) -> bool:
+    return script_pubkey[:1] == bytes((OP_RETURN,))
+
+
+def _is_one_push(data: bytes) -> bool:
+    """6 to 75 bytes pushed by their length, or 76 to 80 behind OP_PUSHDATA1 (BOLT 2, "Closing Initiation")."""
+    if data[:1] == bytes((OP_PUSHDATA1,)):
+        return 76 <= len(data) - 2 <= 80 and data[1] == len(data) - 2
+    return 6 <= len(data) - 1 <= 75 and data[0] == len(data) - 1
+
+
+def is_shutdown_script(script_pubkey: bytes, *, anysegwit: bool, op_return: bool = False) -> bool:
+    """p2wpkh, p2wsh; with `option_shutdown_anysegwit` any program of version 1 to 16; with `option_simple_close` an
+    OP_RETURN with one push."""
+    if is_op_return(script_pubkey):
+        return op_return and _is_one_push(script_pubkey[1:])
     program = witness_program(script_pubkey)
     if program is None:
         return False

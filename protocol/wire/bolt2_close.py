@@ -1,9 +1,9 @@
-"""Closing messages: shutdown and the legacy negotiation (BOLT 2, "Channel Close")."""
+"""Closing messages: shutdown, the legacy negotiation, and option_simple_close (BOLT 2, "Channel Close")."""
 
 from typing import Annotated
 
 from protocol.amounts import Sat
-from protocol.wire.fields import CHANNEL_ID, PREFIXED, SIGNATURE, U64, Tlv
+from protocol.wire.fields import CHANNEL_ID, PREFIXED, SIGNATURE, U32, U64, Tlv
 from protocol.wire.message import Message, Nested, Record, wire_message
 from protocol.wire.tlv import Extension, TlvStream, tlv_stream
 
@@ -33,3 +33,34 @@ class ClosingSigned(Message, frozen=True):
     fee_satoshis: Annotated[Sat, U64]
     signature: Annotated[bytes, SIGNATURE]
     tlvs: ClosingSignedTlvs = ClosingSignedTlvs()
+
+
+@tlv_stream
+class ClosingTlvs(TlvStream, frozen=True):
+    """Signatures on three closing transactions, by the outputs that they have."""
+
+    closer_output_only: Annotated[bytes | None, Tlv(1, SIGNATURE)] = None
+    closee_output_only: Annotated[bytes | None, Tlv(2, SIGNATURE)] = None
+    closer_and_closee_outputs: Annotated[bytes | None, Tlv(3, SIGNATURE)] = None
+
+
+@wire_message
+class ClosingComplete(Message, frozen=True):
+    TYPE = 40
+    channel_id: Annotated[bytes, CHANNEL_ID]
+    closer_scriptpubkey: Annotated[bytes, PREFIXED]
+    closee_scriptpubkey: Annotated[bytes, PREFIXED]
+    fee_satoshis: Annotated[Sat, U64]
+    locktime: Annotated[int, U32]
+    tlvs: ClosingTlvs = ClosingTlvs()
+
+
+@wire_message
+class ClosingSig(Message, frozen=True):
+    TYPE = 41
+    channel_id: Annotated[bytes, CHANNEL_ID]
+    closer_scriptpubkey: Annotated[bytes, PREFIXED]
+    closee_scriptpubkey: Annotated[bytes, PREFIXED]
+    fee_satoshis: Annotated[Sat, U64]
+    locktime: Annotated[int, U32]
+    tlvs: ClosingTlvs = ClosingTlvs()

@@ -61,6 +61,30 @@ def close_fee(fee: Sat, moved: Sat) -> None:
         )
 
 
+def close_output(paid: bool, amount: Sat, limit: Sat) -> None:
+    """`close-output`: our output is left out only where the network would not take it."""
+    if not paid and amount >= limit:
+        raise Denied(
+            "close-output",
+            "a closing transaction pays us, unless our output would be dust",
+            seen=f"{amount} sat of ours left out",
+            limit=f"below {limit} sat",
+            next_step="Sign the form of the closing transaction that has our output.",
+        )
+
+
+def close_form(variant: int) -> None:
+    """`close-form`: the outputs are those of one of the three forms."""
+    if variant not in (1, 2, 3):
+        raise Denied(
+            "close-form",
+            "a closing transaction has the closer's output, the closee's, or both",
+            seen=f"form {variant}",
+            limit="1, 2 or 3",
+            next_step="Name the type of the TLV field that the signature goes into.",
+        )
+
+
 def cold_script(known: bool) -> None:
     """`cold-script`: what leaves a channel goes to an address that the signer itself drew from the cold branch."""
     if not known:

@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from protocol.amounts import Sat
 from protocol.bolt3 import shachain
 from protocol.bus.messages.signer import MAX_CLOSING_FEE, MAX_CLOSING_FEE_SHARE, SignAnchor, SignSecondStage
+from protocol.bus.messages.signer_onchain import MAX_PENALTY_FEERATES
+from protocol.errors import PeerViolation
 from protocol.hashes import sha256
 from protocol.secret import Secret
 from signer.channel_state import ChannelState
 from signer.refusal import Denied
 
+HOT_BRANCHES = (0, 1, 3)
 PENALTY_FEE_SHARE = 2
 """A penalty may burn half of what it takes: the other half is the cheat's too."""
 
@@ -66,6 +69,29 @@ def penalty_secret(state: ChannelState, number: int) -> Secret:
     return secret
 
 
+def penalty_feerates(feerates: Sequence[int]) -> None:
+    """`penalty-feerates`: a few to choose from when the fees of that day are known."""
+    if not 0 < len(feerates) <= MAX_PENALTY_FEERATES or min(feerates) <= 0:
+        raise Denied(
+            "penalty-feerates",
+            "penalties are signed beforehand at a few feerates above zero",
+            seen=f"{len(feerates)} feerates",
+            limit=f"1 to {MAX_PENALTY_FEERATES}",
+            next_step="Choose feerates that lie wider apart.",
+        )
+
+
+def content_impossible(error: PeerViolation) -> Denied:
+    """`content`: no commitment of this channel can have it."""
+    return Denied(
+        "content",
+        "a commitment shares out exactly the capacity, in possible amounts, and its fee can be paid",
+        seen=error.sentence,
+        limit=error.clause,
+        next_step="If the peer asked for this, fail the channel; else it is an error of the node.",
+    )
+
+
 def has_htlc(known: bool) -> None:
     """`claim-htlc`: the HTLC named must stand in that commitment, with these terms."""
     if not known:
@@ -106,29 +132,29 @@ def stage_together(request: SignSecondStage, locktimes: Sequence[int], *, anchor
 
 
 def has_anchor(known: bool) -> None:
-    """`anchor`: ours, on the commitment that we published."""
+    """`anchor`: ours, on the commitment that we published, or on the peer's."""
     if not known:
         raise Denied(
             "anchor",
-            "our anchor is spent on the commitment that we force-closed with",
-            seen="a commitment without an anchor of ours",
+            "our anchor is spent on the commitment that we force-closed with, or on one of the peer's that we signed",
+            seen="a commitment without an anchor of ours, or a content that was never signed",
             limit="a channel with anchors, in which we have an output or an HTLC",
             next_step="Wait for the commitment to confirm by its own fee.",
         )
 
 
 def fee_coins(request: SignSecondStage | SignAnchor, paid: Sat, fee: Sat) -> None:
-    """`fee-coins`: coins come from branch 0 or 1, each once, and reach the fee."""
+    """`fee-coins`: coins come from branch 0, 1 or the reserve, each once, and reach the fee."""
     outpoints = {(coin.txid, coin.index) for coin in request.coins}
     places = [(coin.branch, coin.position) for coin in request.coins]
     if request.change is not None:
         places.append(request.change)
-    lawful = all(branch in (0, 1) and 0 <= position < 1 << 31 for branch, position in places)
+    lawful = all(branch in HOT_BRANCHES and 0 <= position < 1 << 31 for branch, position in places)
     if not lawful or len(outpoints) != len(request.coins) or paid < fee:
         raise Denied(
             "fee-coins",
-            "the fee of an HTLC transaction or an anchor is paid by coins of branch 0 or 1, each of them once",
+            "the fee of an HTLC transaction or an anchor is paid by coins of branch 0, 1 or 3, each of them once",
             seen=f"{len(request.coins)} coins with {paid} sat for a fee of {fee} sat",
-            limit="different coins of branches 0 and 1 that reach the fee",
-            next_step="Add another coin of the wallet, or ask for a lower feerate.",
+            limit="different coins of branches 0, 1 and 3 that reach the fee",
+            next_step="Add another coin of the reserve or the wallet, or ask for a lower feerate.",
         )

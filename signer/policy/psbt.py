@@ -48,7 +48,7 @@ def own_script(index: int, script_pubkey: bytes, derived: bytes) -> None:
             "psbt-script",
             "a wallet input spends an output of the wallet key that it names",
             seen=f"input {index} spends another script",
-            limit="branches 0, 1 and 2 of the wallet account, p2wpkh",
+            limit="branches 0 to 3 of the wallet account, p2wpkh",
             next_step="Correct the derivation of this input.",
         )
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from signer.service import SignerService
+from tests.signer.road import Road
 from tests.signer.support import World, make_service
 
 
@@ -19,3 +20,8 @@ def service(tmp_path: Path) -> Iterator[SignerService]:
 @pytest.fixture
 def world(service: SignerService) -> World:
     return World(service)
+
+
+@pytest.fixture
+def road(service: SignerService) -> Road:
+    return Road(service)

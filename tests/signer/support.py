@@ -11,6 +11,7 @@ from protocol.amounts import FeeratePerKw, Msat, Sat
 from protocol.bitcoin.network import REGTEST
 from protocol.bolt3 import shachain
 from protocol.bolt3.commitment import CommitmentContent, CommitmentHtlc, Side, build
+from protocol.bolt3.funding import channel_id
 from protocol.bolt3.keys import derive_secret
 from protocol.bolt3.params import CommitmentParams
 from protocol.bus.messages import signer as contract
@@ -67,7 +68,10 @@ def htlc(
 
 
 class World:
-    """One channel of one signer with a peer that has no rules. The holder opened it, unless told otherwise."""
+    """One channel of one signer with a peer that has no rules. The holder opened it, unless told otherwise.
+
+    `beside`: another channel of the same signer, in the same session; then `place` tells them apart.
+    """
 
     def __init__(
         self,
@@ -77,20 +81,22 @@ class World:
         push_msat: int = 400_000_000,
         holder_is_opener: bool = True,
         opened: bool = True,
+        beside: "World | None" = None,
+        place: int = 0,
     ) -> None:
         self.service = service
-        self.node = Node(service)
+        self.node = Node(service) if beside is None else beside.node
         peer = keys.from_mnemonic(PEER_WORDS, REGTEST)
-        self.peer = peer.channel(7, 9)
+        self.peer = peer.channel(7, 9 + place)
         self.peer_id = peer.node_id
-        drawn = self.node.ask(contract.NewChannel(b"\x01" * 32, peer.node_id))
+        drawn = self.node.ask(contract.NewChannel(bytes((1 + place,)) * 32, peer.node_id))
         assert isinstance(drawn, contract.ChannelDrawn)
         self.drawn = drawn
         self.setup = contract.SetupChannel(
             channel=drawn.channel,
             anchors=anchors,
             holder_is_opener=holder_is_opener,
-            fundings=(contract.Funding(b"\xab" * 32, 1, CAPACITY),),
+            fundings=(contract.Funding(bytes((0xAB + place,)) * 32, 1, CAPACITY),),
             holder=contract.Terms(Sat(546), 144),
             counterparty=contract.Terms(Sat(546), 144),
             counterparty_keys=self.peer.public,
@@ -102,6 +108,10 @@ class World:
         if opened:
             assert self.node.ask(self.setup) == contract.ChannelSetUp()
             self.open()
+
+    @property
+    def channel_id(self) -> bytes:
+        return channel_id(self.params.funding_outpoint)
 
     # The peer's side.
 
@@ -174,9 +184,10 @@ class World:
         to_holder: int,
         htlcs: Sequence[CommitmentHtlc] = (),
         feerate: FeeratePerKw = FEERATE,
+        forwards: Sequence[contract.Forward] = (),
     ) -> contract.SignCounterparty:
         content = self.content(Side.COUNTERPARTY, number, to_holder, htlcs, feerate=feerate)
-        return contract.SignCounterparty(number, content)
+        return contract.SignCounterparty(number, content, tuple(forwards))
 
     def revocation(self, number: int) -> contract.AcceptRevocation:
         return contract.AcceptRevocation(number, self.peer_secret(number), self.peer_point(number + 2))

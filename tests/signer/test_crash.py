@@ -7,12 +7,16 @@ from pathlib import Path
 import pytest
 
 from protocol.amounts import FeeratePerKw, Sat
+from protocol.bitcoin.transaction import OutPoint, Transaction, TxIn, TxOut
+from protocol.bolt3.commitment import Side
 from protocol.bus.messages import signer as contract
 from signer.channel_state import header_bytes
+from signer.keys import RESERVE
 from signer.service import SignerService
 from signer.storage import INSERT_COLD, Storage
 from tests.signer.support import (
     DEADLINE,
+    HASH,
     PASSPHRASE,
     PREIMAGE,
     World,
@@ -46,6 +50,12 @@ class Crashing(SignerService):
                 assert channel.state == twin.state and channel.setup == twin.setup
                 if channel.state is not None and twin.state is not None:
                     assert header_bytes(channel.state) == header_bytes(twin.state)
+            for mine, its in (
+                (self._forwards._by_out, revived._forwards._by_out),
+                (self._forwards._by_in, revived._forwards._by_in),
+                (self._reserve._coins, revived._reserve._coins),
+            ):
+                assert mine == its
             again = revived.handle_batch(calls)
         finally:
             revived.close()
@@ -76,6 +86,76 @@ def test_every_grant_is_repeated_after_a_crash(tmp_path: Path) -> None:
     # A refusal writes nothing, and is a refusal again.
     assert world.refuses(world.sign(4, OURS)) == "frozen"
     assert service.checked > 12
+    service.close()
+
+
+def test_forwards_and_fees_are_repeated_after_a_crash(tmp_path: Path) -> None:
+    make_service(tmp_path / "signer").close()
+    service = Crashing(tmp_path / "signer")
+    a = World(service)
+    c = World(service, beside=a, place=1)
+    keys = service.keys
+    previous = Transaction(
+        2, (TxIn(OutPoint(b"\x01" * 32, 0)),), (TxOut(Sat(40_000), keys.wallet_script(RESERVE, 0)),)
+    )
+    noted = contract.NoteReserve((contract.ReserveCoin(previous.serialize(), 0, 0),))
+    assert isinstance(a.node.ask(noted), contract.ReserveStatus)
+    received, onward = htlc(False, 3, AMOUNT, expiry=540), htlc(True, 5, AMOUNT)
+    a.both_move(1, OURS, (received, htlc(False, 4, AMOUNT, expiry=540)))
+    c.grants(c.sign(1, OURS - AMOUNT, (onward,), forwards=(contract.Forward(5, a.channel_id, 3),)))
+    c.grants(c.revocation(0))
+    again = htlc(True, 6, AMOUNT)
+    both = (contract.Forward(6, a.channel_id, 4),)
+    c.grants(c.sign(2, OURS - 2 * AMOUNT, (onward, again), forwards=both), c.revocation(1))
+    c.holder_moves(1, OURS - 2 * AMOUNT, (onward, again))
+    content = c.content(Side.COUNTERPARTY, 1, OURS - AMOUNT, (onward,))
+    rates = (FeeratePerKw(1000), FeeratePerKw(4000))
+    reply = c.node.ask(contract.SignPenalties(c.drawn.channel, content, rates))
+    assert isinstance(reply, contract.PenaltiesSigned) and len(reply.transactions) == 6
+    coin = contract.WalletCoin(previous.txid, 0, Sat(40_000), RESERVE, 0)
+    change = (RESERVE, 1)
+    for number in (1, 2):
+        anchor = contract.SignAnchor(
+            c.drawn.channel, number, (coin,), change, FeeratePerKw(2000 + number), theirs=number == 2
+        )
+        if number == 1:
+            c.grants(contract.SignHolderCommitment())
+        assert isinstance(c.node.ask(anchor), contract.AnchorSigned)
+    spend = Transaction(2, (TxIn(c.params.funding_outpoint),), (TxOut(Sat(1), b"\x51"),)).serialize()
+    c.grants(contract.HtlcBuried(5, spend))
+    c.grants(contract.LearnPreimage(PREIMAGE))
+    a.grants(contract.ReleasePreimage(HASH, (3,), PREIMAGE))
+    a.both_move(2, OURS + 2 * AMOUNT)
+    assert service.checked > 20
+    service.close()
+
+
+def test_a_failed_commit_leaves_no_forward_and_no_coin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = make_service(tmp_path / "signer", in_memory=False)
+    a = World(service)
+    c = World(service, beside=a, place=1)
+    a.both_move(1, OURS, (htlc(False, 3, AMOUNT, expiry=540),))
+    offer = c.sign(
+        1, OURS - AMOUNT, (htlc(True, 5, AMOUNT),), forwards=(contract.Forward(5, a.channel_id, 3),)
+    )
+    previous = Transaction(
+        2, (TxIn(OutPoint(b"\x01" * 32, 0)),), (TxOut(Sat(40_000), service.keys.wallet_script(RESERVE, 0)),)
+    )
+
+    def full(self: Storage) -> None:
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Storage, "commit", full)
+        for asked in (
+            contract.ChannelRequest(c.drawn.channel, (offer,)),
+            contract.NoteReserve((contract.ReserveCoin(previous.serialize(), 0, 0),)),
+        ):
+            assert isinstance(a.node.ask(asked), contract.NotNow)
+    assert not service._forwards._by_out and service._reserve.present == 0
+    a.both_move(2, OURS)
     service.close()
 
 

@@ -31,7 +31,7 @@ def make(
 ) -> Psbt:
     """One input of ours (index 0) and one of somebody else."""
     keys = world.service.keys
-    public = keys._branches[branch % 3].child(index).public_key()
+    public = keys._branches[branch % 4].child(index).public_key()
     script = p2wpkh(public) if spent is None else spent
     previous = Transaction(
         2, (TxIn(OutPoint(b"\x01" * 32, 0)),), (TxOut(Sat(5), FOREIGN), TxOut(VALUE, script))
@@ -111,7 +111,7 @@ def test_channel_keys_and_other_branches_sign_nothing_here(world: World) -> None
     for path in (
         (*base, hard + 1, hard, hard + 5, hard + 6, hard),
         (*base, hard, hard),
-        (*world.service.keys.wallet_path, 3, 3),
+        (*world.service.keys.wallet_path, 4, 3),
         (*world.service.keys.wallet_path, 0, hard + 3),
         (*world.service.keys.wallet_path, 0),
     ):

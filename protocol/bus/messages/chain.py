@@ -45,12 +45,15 @@ class WatchOutput(Struct, frozen=True, tag="chain.watch"):
     """Answered with `OutputStatus`; then `OutputConfirmed` and `OutpointSpent` are told. Harmless to repeat.
 
     `since`: the block from which the output may be in the chain; 0 looks at the last blocks only.
+    `mempool`: spends that are not confirmed are told too, with `height` None. Who asks for them must not take them
+    for settled. Once asked for it stays so; asked again, what stands in the mempool is told again.
     """
 
     txid: bytes
     index: int
     script: bytes
     since: int = 0
+    mempool: bool = False
 
 
 class OutputStatus(Struct, frozen=True, tag="chain.status"):
@@ -91,7 +94,8 @@ class OutputReorganised(Struct, frozen=True, tag="chain.unconfirmed"):
 class OutpointSpent(Struct, frozen=True, tag="chain.spent"):
     """Event, at each block until `FINAL_DEPTH`: `tx` in the block at `height` spends a watched output.
 
-    `height` None and `depth` 0: seen in the mempool, told once a transaction; it may never be mined.
+    `height` None and `depth` 0: seen in the mempool, told once a transaction; it may never be mined. Only for outputs
+    that are watched with `mempool`.
     """
 
     txid: bytes
@@ -170,9 +174,13 @@ class GetFeerate(Struct, frozen=True, tag="chain.get_feerate"):
 
 
 class GetTransaction(Struct, frozen=True, tag="chain.get_tx"):
-    """Answered with `TransactionFound`, or None when it is not known."""
+    """Answered with `TransactionFound`, or None when it is not known.
+
+    `height`: the block that holds it, where that is known: then no index of old transactions is needed.
+    """
 
     txid: bytes
+    height: BlockHeight | None = None
 
 
 class TransactionFound(Struct, frozen=True, tag="chain.tx"):
@@ -193,6 +201,21 @@ class OutputAt(Struct, frozen=True, tag="chain.output_at"):
     value: Sat
     script: bytes
     unspent: bool
+
+
+class GetChainStatus(Struct, frozen=True, tag="chain.get_status"):
+    """Answered with `ChainStatus`, also while no block is known."""
+
+
+class ChainStatus(Struct, frozen=True, tag="chain.status_of"):
+    """`cannot`: what the backend is not able to do. `away`: why it does not answer, `behind`: why it lags, else empty."""
+
+    backend: str
+    cannot: tuple[str, ...]
+    height: BlockHeight | None
+    synced: bool
+    away: str = ""
+    behind: str = ""
 
 
 class ChainAway(Struct, frozen=True, tag="chain.away"):

@@ -30,6 +30,14 @@ class FundChannel(Struct, frozen=True, tag="channel.fund"):
     push_msat: Msat = Msat(0)
     anchors: bool = True
     minconf: int = 1
+    announce: bool = True
+    """Whether the channel is to be told to the network."""
+    mindepth: int | None = None
+    """After how many confirmations we use it; None: as many as the peer asks for. 0: before it is confirmed, which the
+    peer must agree to."""
+    channel_type: tuple[int, ...] | None = None
+    """Its bits. None: the best that the peer can, with `anchors` if that is asked for; without `announce` its real
+    short channel id stays between us."""
 
 
 class ChannelFunded(Struct, frozen=True, tag="channel.funded"):
@@ -37,14 +45,19 @@ class ChannelFunded(Struct, frozen=True, tag="channel.funded"):
     txid: bytes
     outnum: int
     tx: bytes
+    channel_type: tuple[int, ...] = ()
 
 
 class CloseChannel(Struct, frozen=True, tag="channel.close"):
     """`selector`: channel id or peer id in hex, or a short channel id. After `unilateral_timeout` seconds
-    without agreement our commitment is published; 0 never does."""
+    without agreement our commitment is published; 0 never does.
+
+    `feerate_per_kw` of our closing transaction. Said again with a higher one, it replaces the closing transaction that
+    is out, if the peer knows option_simple_close."""
 
     selector: str
     unilateral_timeout: int = 172_800
+    feerate_per_kw: FeeratePerKw | None = None
 
 
 class ChannelClosed(Struct, frozen=True, tag="channel.closed"):
@@ -112,6 +125,17 @@ class ChannelInfo(Struct, frozen=True):
     close_to: bytes
     why: str
     htlcs: tuple[HtlcInfo, ...]
+    announce: bool = False
+    """Both sides agreed at the open to tell the network of it."""
+    scid_alias_only: bool = False
+    """`short_channel_id` takes no incoming HTLC and must not stand in an invoice: only the aliases do."""
+    zeroconf: bool = False
+    """It may be used before its funding is confirmed, by the word of a person."""
+    channel_type: tuple[int, ...] = ()
+    handle: bytes = b""
+    """What the signer calls the channel."""
+    local_funding_pubkey: bytes = b""
+    remote_funding_pubkey: bytes = b""
 
 
 class Channels(Struct, frozen=True, tag="channel.channels"):

@@ -99,3 +99,39 @@ class KeepPeer(Struct, frozen=True, tag="peer.keep"):
 
     node_id: bytes
     keep: bool = True
+
+
+class PutOurBlob(Struct, frozen=True, tag="peer.put_our_blob"):
+    """One way, to "peer_storage": our peers with channels are to keep this for us (BOLT 1, peer_storage), until the next
+    one. To be said again after each start.
+
+    The bytes are stored and given back as they are: the sender encrypts and authenticates them, pads them to hide
+    their size, and numbers them to know an old one. At most 65531; more is refused in the log.
+    """
+
+    blob: bytes
+
+
+class OurBlobCameBack(Struct, frozen=True, tag="peer.our_blob"):
+    """Event: a peer gave back what it calls our last blob. It may be old, or no blob of ours at all."""
+
+    node_id: bytes
+    blob: bytes
+
+
+class GossipFromPeer(Struct, frozen=True, tag="peer.gossip_from"):
+    """One way, to "gossip": whole messages of the types 256 to 265 in order, told after the channel messages that came
+    with them."""
+
+    node_id: bytes
+    connection: int
+    frames: tuple[bytes, ...]
+
+
+class SendGossip(Struct, frozen=True, tag="peer.send_gossip"):
+    """Sends these after everything else that waits for this peer. Answered with True once the link took them, with
+    False if that connection is gone: so whoever has much to say goes at the pace of the peer."""
+
+    node_id: bytes
+    connection: int
+    frames: tuple[bytes, ...]

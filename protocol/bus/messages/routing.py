@@ -47,7 +47,8 @@ class FindRoutes(Struct, frozen=True, tag="routing.find"):
 
     `final_delay`: blocks that the destination asks for; shadow blocks are the caller's. `excluded`: directed channels
     that must not be used. `max_parts` 1 asks for a single path. `in_flight`: attempts of this payment that still
-    run are known from `AttemptStarted`. `source` None: from us.
+    run are known from `AttemptStarted`. `source` None: from us. `payment`: what stands before the "/" in the
+    origins of its attempts, so that what their failures told of fees and delays counts for this retry.
     """
 
     destination: bytes
@@ -61,11 +62,19 @@ class FindRoutes(Struct, frozen=True, tag="routing.find"):
     max_parts: int = 16
     max_delay: int = 2016
     source: bytes | None = None
+    payment: str = ""
+    max_hops: int = 20
 
 
 class Routes(Struct, frozen=True, tag="routing.routes"):
     routes: tuple[Route, ...]
     probability: float
+
+
+class ShadowDelay(Struct, frozen=True, tag="routing.shadow"):
+    """Answered with a number of blocks to add to the payee's, so that a forwarder cannot tell how near it is."""
+
+    destination: bytes
 
 
 class AttemptStarted(Struct, frozen=True, tag="routing.started"):

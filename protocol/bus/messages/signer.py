@@ -11,14 +11,34 @@ import msgspec
 from msgspec import Struct
 
 from protocol.amounts import Msat, Sat
-from protocol.bolt3.commitment import ChannelKeys, CommitmentContent
+from protocol.bolt3.commitment import ChannelKeys
 from protocol.bus.messages.fixed_bytes import Bytes16, Bytes32, Bytes33, Bytes64
+from protocol.bus.messages.signer_backup import (
+    BackupOpened,
+    BackupRestored,
+    BackupSealed,
+    MarkedStale,
+    MarkStale,
+    OpenBackup,
+    RestoreBackup,
+    SealBackup,
+)
+from protocol.bus.messages.signer_gossip import (
+    ChannelAnnouncementSigned,
+    ChannelUpdateSigned,
+    NodeAnnouncementSigned,
+    SignChannelAnnouncement,
+    SignChannelUpdate,
+    SignNodeAnnouncement,
+)
 from protocol.bus.messages.signer_onchain import (
     AnchorSigned,
     FindPeerPoint,
     PeerPointFound,
+    PenaltiesSigned,
     SecondStageSigned,
     SignAnchor,
+    SignPenalties,
     SignSecondStage,
     SignSweep,
     StagedHtlc,
@@ -27,19 +47,98 @@ from protocol.bus.messages.signer_onchain import (
     SweptHtlc,
     WalletCoin,
 )
+from protocol.bus.messages.signer_operations import (
+    MIN_FORWARD_DELTA,
+    AcceptRevocation,
+    AcceptSecondPoint,
+    CheckSecret,
+    CounterpartySigned,
+    Forward,
+    HolderCommitmentSigned,
+    HtlcBuried,
+    HtlcIsBuried,
+    LearnPreimage,
+    MutualCloseSigned,
+    Operation,
+    PeerSignatures,
+    PreimageLearned,
+    PreimageReleased,
+    ReleasePreimage,
+    Result,
+    RevocationAccepted,
+    Revoked,
+    RevokeHolder,
+    SecondPointAccepted,
+    SecretChecked,
+    SignCounterparty,
+    SignHolderCommitment,
+    SignMutualClose,
+    SimpleClose,
+    Validated,
+    ValidateHolder,
+)
+from protocol.bus.messages.signer_reserve import AskReserve, NoteReserve, ReserveCoin, ReserveStatus
 
 __all__ = [
+    "MIN_FORWARD_DELTA",
+    "AcceptRevocation",
+    "AcceptSecondPoint",
     "AnchorSigned",
+    "AskReserve",
+    "BackupOpened",
+    "BackupRestored",
+    "BackupSealed",
+    "ChannelAnnouncementSigned",
+    "ChannelUpdateSigned",
+    "CheckSecret",
+    "CounterpartySigned",
     "FindPeerPoint",
+    "Forward",
+    "HolderCommitmentSigned",
+    "HtlcBuried",
+    "HtlcIsBuried",
+    "LearnPreimage",
+    "MarkStale",
+    "MarkedStale",
+    "MutualCloseSigned",
+    "NodeAnnouncementSigned",
+    "NoteReserve",
+    "OpenBackup",
+    "Operation",
     "PeerPointFound",
+    "PeerSignatures",
+    "PenaltiesSigned",
+    "PreimageLearned",
+    "PreimageReleased",
+    "ReleasePreimage",
+    "ReserveCoin",
+    "ReserveStatus",
+    "RestoreBackup",
+    "Result",
+    "RevocationAccepted",
+    "RevokeHolder",
+    "Revoked",
+    "SealBackup",
+    "SecondPointAccepted",
     "SecondStageSigned",
+    "SecretChecked",
     "SignAnchor",
+    "SignChannelAnnouncement",
+    "SignChannelUpdate",
+    "SignCounterparty",
+    "SignHolderCommitment",
+    "SignMutualClose",
+    "SignNodeAnnouncement",
+    "SignPenalties",
     "SignSecondStage",
     "SignSweep",
+    "SimpleClose",
     "StagedHtlc",
     "SweepInput",
     "SweepSigned",
     "SweptHtlc",
+    "ValidateHolder",
+    "Validated",
     "WalletCoin",
 ]
 CONTRACT_VERSION = 1
@@ -113,117 +212,6 @@ class SetupChannel(Struct, frozen=True, tag="setup_channel"):
     push_msat: Msat
 
 
-class PeerSignatures(Struct, frozen=True, array_like=True):
-    """The peer's signatures on one commitment of ours, for one funding; HTLC signatures in output order."""
-
-    commitment: Bytes64
-    htlcs: tuple[Bytes64, ...]
-
-
-class ValidateHolder(Struct, frozen=True, tag="validate", array_like=True):
-    """Our commitment `number` with this content, signed by the peer (one set of signatures a funding)."""
-
-    number: int
-    content: CommitmentContent
-    signatures: tuple[PeerSignatures, ...]
-
-
-class RevokeHolder(Struct, frozen=True, tag="revoke", array_like=True):
-    """Releases the secret of our commitment `number`; a version of `number + 1` must be validated."""
-
-    number: int
-
-
-class Forward(Struct, frozen=True, array_like=True):
-    """Where an offered HTLC comes from: it passes on the received HTLC `from_htlc` of another channel of ours.
-
-    `from_channel` is a BOLT 2 channel_id (of the first funding)."""
-
-    htlc_id: int
-    from_channel: Bytes32
-    from_htlc: int
-
-
-class SignCounterparty(Struct, frozen=True, tag="sign", array_like=True):
-    """Signs the peer's commitment `number` with this content, on every funding.
-
-    `forwards`: for each offered HTLC that is new in this content and passes on another one.
-    """
-
-    number: int
-    content: CommitmentContent
-    forwards: tuple[Forward, ...] = ()
-
-
-class AcceptRevocation(Struct, frozen=True, tag="accept_revocation", array_like=True):
-    """The peer's revocation of its commitment `number` and its point for `number + 2`."""
-
-    number: int
-    secret: Bytes32
-    next_point: Bytes33
-
-
-class AcceptSecondPoint(Struct, frozen=True, tag="second_point", array_like=True):
-    """The peer's point for its commitment 1, from `channel_ready`; every later point comes with a revocation."""
-
-    point: Bytes33
-
-
-class CheckSecret(Struct, frozen=True, tag="check_secret", array_like=True):
-    """Whether this is the secret of our commitment `number`: a peer that has it proves that we revoked it."""
-
-    number: int
-    secret: Bytes32
-
-
-class LearnPreimage(Struct, frozen=True, tag="learn", array_like=True):
-    """The peer's proof that an HTLC which we offered may leave in its favour."""
-
-    preimage: Bytes32
-
-
-class ReleasePreimage(Struct, frozen=True, tag="release", array_like=True):
-    """The preimage of one of our invoices, to fulfil the received HTLCs `htlc_ids` of this channel.
-
-    With `preimage` (evidence: it came from the next hop, or in the onion) no invoice is needed; the credit is noted.
-    """
-
-    payment_hash: Bytes32
-    htlc_ids: tuple[int, ...]
-    preimage: Bytes32 | None = None
-
-
-class SignMutualClose(Struct, frozen=True, tag="mutual_close", array_like=True):
-    """Signs the closing transaction that pays us `to_holder` and freezes the channel (BOLT 3, "Closing Transaction").
-
-    Amounts are before the fee, which the opener pays. Our script must be one of the cold descriptor's.
-    """
-
-    to_holder: Sat
-    to_counterparty: Sat
-    holder_script: bytes
-    counterparty_script: bytes
-    fee: Sat
-
-
-class SignHolderCommitment(Struct, frozen=True, tag="force_close", array_like=True):
-    """Signs our newest validated commitment and freezes the channel."""
-
-
-Operation = (
-    ValidateHolder
-    | RevokeHolder
-    | SignCounterparty
-    | AcceptRevocation
-    | AcceptSecondPoint
-    | CheckSecret
-    | LearnPreimage
-    | ReleasePreimage
-    | SignMutualClose
-    | SignHolderCommitment
-)
-
-
 class ChannelRequest(Struct, frozen=True, tag="channel"):
     """Ordered operations on one channel: judged in order, saved once, answered once.
 
@@ -250,6 +238,8 @@ class MakeInvoice(Struct, frozen=True, tag="invoice"):
     min_final_cltv_expiry: int
     route_hints: tuple[tuple[tuple[bytes, int, int, int, int], ...], ...] = ()
     """Each hint is hops of (node id, short channel id, base msat, proportional millionths, cltv delta)."""
+    payment_hash: Bytes32 | None = None
+    """Of a preimage that is kept elsewhere (a hold invoice): the signer draws the payment secret only."""
 
 
 class SignMessage(Struct, frozen=True, tag="message"):
@@ -274,16 +264,26 @@ Request = (
     | SignSweep
     | SignSecondStage
     | SignAnchor
+    | SignPenalties
     | FindPeerPoint
     | ChannelNumbers
     | MakeInvoice
     | SignMessage
     | SignPsbt
+    | NoteReserve
+    | AskReserve
+    | SignChannelAnnouncement
+    | SignNodeAnnouncement
+    | SignChannelUpdate
+    | SealBackup
+    | OpenBackup
+    | RestoreBackup
+    | MarkStale
 )
 
 
 class Welcome(Struct, frozen=True, tag="welcome"):
-    """`wallet_xpub` is the account at m/9735'/chain'/2' (branches 0 receive, 1 change, 2 cold)."""
+    """`wallet_xpub` is the account at m/9735'/chain'/2' (branches 0 receive, 1 change, 2 cold, 3 fee reserve)."""
 
     session: int
     node_id: Bytes33
@@ -330,52 +330,6 @@ class ChannelSetUp(Struct, frozen=True, tag="setup_channel"):
     pass
 
 
-class Validated(Struct, frozen=True, tag="validated", array_like=True):
-    pass
-
-
-class Revoked(Struct, frozen=True, tag="revoked", array_like=True):
-    """`next_point` is our point for the revoked number + 2."""
-
-    secret: Bytes32
-    next_point: Bytes33
-
-
-class CounterpartySigned(Struct, frozen=True, tag="signed", array_like=True):
-    signatures: tuple[PeerSignatures, ...]
-
-
-class RevocationAccepted(Struct, frozen=True, tag="accepted", array_like=True):
-    pass
-
-
-class SecondPointAccepted(Struct, frozen=True, tag="second_point", array_like=True):
-    pass
-
-
-class SecretChecked(Struct, frozen=True, tag="checked", array_like=True):
-    is_ours: bool
-
-
-class PreimageLearned(Struct, frozen=True, tag="learned", array_like=True):
-    pass
-
-
-class PreimageReleased(Struct, frozen=True, tag="released", array_like=True):
-    preimage: Bytes32
-
-
-class MutualCloseSigned(Struct, frozen=True, tag="close_signed", array_like=True):
-    signature: Bytes64
-
-
-class HolderCommitmentSigned(Struct, frozen=True, tag="force_closed", array_like=True):
-    """The whole transaction with its witness, ready to be published, and its number."""
-
-    number: int
-    transaction: bytes
-
-
 class Refused(Struct, frozen=True, tag="refused"):
     """We will not do this. `tag` names the rule; `next_step` is a sentence that a person can act on."""
 
@@ -399,20 +353,6 @@ class NotNow(Struct, frozen=True, tag="not_now"):
 
     sentence: str
     retry_after_seconds: float = 1.0
-
-
-Result = (
-    Validated
-    | Revoked
-    | CounterpartySigned
-    | RevocationAccepted
-    | SecondPointAccepted
-    | SecretChecked
-    | PreimageLearned
-    | PreimageReleased
-    | MutualCloseSigned
-    | HolderCommitmentSigned
-)
 
 
 class ChannelAnswer(Struct, frozen=True, tag="channel"):
@@ -466,11 +406,20 @@ Reply = (
     | SweepSigned
     | SecondStageSigned
     | AnchorSigned
+    | PenaltiesSigned
     | PeerPointFound
     | Numbers
     | InvoiceMade
     | MessageSigned
     | PsbtSigned
+    | ReserveStatus
+    | ChannelAnnouncementSigned
+    | NodeAnnouncementSigned
+    | ChannelUpdateSigned
+    | BackupSealed
+    | BackupOpened
+    | BackupRestored
+    | MarkedStale
     | Refused
     | PeerFault
     | NotNow

@@ -5,6 +5,7 @@ HTLC-Success Transactions"). Part of `protocol.bus.messages.signer`, which lists
 from msgspec import Struct
 
 from protocol.amounts import FeeratePerKw, Sat
+from protocol.bolt3.content import CommitmentContent
 from protocol.bus.messages.fixed_bytes import Bytes16, Bytes32, Bytes33
 
 
@@ -45,7 +46,7 @@ class SignSweep(Struct, frozen=True, tag="sweep"):
 
 
 class WalletCoin(Struct, frozen=True, array_like=True):
-    """A confirmed coin of branch 0 or 1 that pays a fee."""
+    """A confirmed coin of branch 0, 1 or 3 that pays a fee. One of branch 3 was proven with `NoteReserve`."""
 
     txid: Bytes32
     index: int
@@ -66,7 +67,7 @@ class SignSecondStage(Struct, frozen=True, tag="second_stage"):
     """Builds and signs HTLC-timeout or HTLC-success of the commitment that we force-closed with.
 
     Without anchors: one HTLC, at the fee that the peer signed. With anchors several of one lock time share a
-    transaction, and `coins` pay its fee; what is left goes to `change`, a place in branch 0 or 1.
+    transaction, and `coins` pay its fee; what is left goes to `change`, a place in branch 0, 1 or 3.
     """
 
     channel: Bytes16
@@ -80,7 +81,9 @@ class SignSecondStage(Struct, frozen=True, tag="second_stage"):
 class SignAnchor(Struct, frozen=True, tag="anchor"):
     """Spends our anchor on the commitment that we force-closed with, so that both together pay this feerate.
 
-    `coins` pay; what is left goes to `change`, a place in branch 0 or 1.
+    `coins` pay; what is left goes to `change`, a place in branch 0, 1 or 3. With `theirs` it is our anchor on the
+    peer's commitment `number`, one that we signed and that is not revoked; `content` says which of its versions
+    (None: the newest). That does not freeze the channel: it may be asked while the commitment waits in a mempool.
     """
 
     channel: Bytes16
@@ -88,6 +91,8 @@ class SignAnchor(Struct, frozen=True, tag="anchor"):
     coins: tuple[WalletCoin, ...]
     change: tuple[int, int]
     feerate_per_kw: FeeratePerKw
+    theirs: bool = False
+    content: CommitmentContent | None = None
 
 
 class FindPeerPoint(Struct, frozen=True, tag="peer_point"):
@@ -95,6 +100,38 @@ class FindPeerPoint(Struct, frozen=True, tag="peer_point"):
 
     channel: Bytes16
     number: int
+
+
+class SignPenalties(Struct, frozen=True, tag="penalties"):
+    """Signs beforehand what punishes one revoked commitment of the peer, for a watchtower to keep.
+
+    `content` is that of the commitment, told from its owner (the peer), as the node rebuilt it; its number says which
+    one. The signer cannot check it (it keeps no revoked content), and need not: a wrong content gives another
+    transaction id, so what is signed spends nothing that can ever exist. Nothing is frozen or counted.
+    """
+
+    channel: Bytes16
+    content: CommitmentContent
+    feerates: tuple[FeeratePerKw, ...]
+
+
+MAX_PENALTY_FEERATES = 8
+PENALTY_INPUTS = 200
+"""So many outputs go into one penalty, far below the size that nodes relay; a commitment with more gets several."""
+
+
+class PenaltiesSigned(Struct, frozen=True, tag="penalties"):
+    """Whole transactions, each to the channel's shutdown script (cold), for the commitment with this transaction id.
+
+    For each feerate in turn: first the one that takes to_local and every HTLC output; then one for each of these
+    outputs alone, for the case that the cheat moves one of them by a second stage, which spoils the first; and,
+    without anchors, one for the output of each second stage. (With anchors a second stage has inputs that nobody
+    knows beforehand: `SignSweep` with "revoked_second_stage" answers it.) A transaction whose fee would eat the
+    output, or more than half of it, is left out.
+    """
+
+    commitment_txid: Bytes32
+    transactions: tuple[bytes, ...]
 
 
 class SweepSigned(Struct, frozen=True, tag="sweep"):

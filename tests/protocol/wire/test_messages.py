@@ -10,8 +10,17 @@ from protocol.errors import MalformedMessage, PeerViolation
 from protocol.secret import Secret
 from protocol.wire import UnknownMessage, decode, encode, message_name, message_types, require_points
 from protocol.wire.bolt1 import Error, Init, InitTlvs, Ping, Pong, pong_for, printable
-from protocol.wire.bolt2_close import ClosingSigned, ClosingSignedTlvs, FeeRange, Shutdown
+from protocol.wire.bolt2_close import (
+    ClosingComplete,
+    ClosingSig,
+    ClosingSigned,
+    ClosingSignedTlvs,
+    ClosingTlvs,
+    FeeRange,
+    Shutdown,
+)
 from protocol.wire.bolt2_open import ChannelReady, ChannelReadyTlvs, OpenChannel, OpenChannelTlvs
+from protocol.wire.bolt2_quiescence import Stfu
 from protocol.wire.bolt2_reestablish import ChannelReestablish, ChannelReestablishTlvs, NextFunding
 from protocol.wire.bolt2_update import CommitmentSigned, RevokeAndAck, UpdateAddHtlc, UpdateFulfillHtlc
 from protocol.wire.bolt7_gossip import (
@@ -29,6 +38,7 @@ A, B, C = b"\xaa" * 32, b"\xbb" * 32, b"\xcc" * 32
 POINT = b"\x02" + b"\x11" * 32
 TYPES = {
     1: "warning",
+    2: "stfu",
     7: "peer_storage",
     9: "peer_storage_retrieval",
     16: "init",
@@ -42,6 +52,8 @@ TYPES = {
     36: "channel_ready",
     38: "shutdown",
     39: "closing_signed",
+    40: "closing_complete",
+    41: "closing_sig",
     128: "update_add_htlc",
     130: "update_fulfill_htlc",
     131: "update_fail_htlc",
@@ -65,10 +77,19 @@ BY_HAND = [
     (Pong(b"\x00"), "0013" "0001" "00"),
     (Error(A, b"no"), "0011" + "aa" * 32 + "0002" + "6e6f"),
     (Init(b"", b"\x01", InitTlvs(networks=(B,))), "0010" "0000" "0001" "01" "0120" + "bb" * 32),
+    (Stfu(A, 1), "0002" + "aa" * 32 + "01"),
     (Shutdown(A, b"\x00\x14"), "0026" + "aa" * 32 + "0002" "0014"),
     (
         ClosingSigned(A, Sat(7), b"\x01" * 64, ClosingSignedTlvs(fee_range=FeeRange(Sat(1), Sat(2)))),
         "0027" + "aa" * 32 + "0000000000000007" + "01" * 64 + "0110" "0000000000000001" "0000000000000002",
+    ),
+    (
+        ClosingComplete(A, b"\x51", b"\x52\x53", Sat(9), 8, ClosingTlvs(closer_output_only=b"\x01" * 64)),
+        "0028" + "aa" * 32 + "0001" "51" "0002" "5253" "0000000000000009" "00000008" "0140" + "01" * 64,
+    ),
+    (
+        ClosingSig(A, b"\x51", b"", Sat(9), 8, ClosingTlvs(closer_and_closee_outputs=b"\x01" * 64)),
+        "0029" + "aa" * 32 + "0001" "51" "0000" "0000000000000009" "00000008" "0340" + "01" * 64,
     ),
     (
         UpdateAddHtlc(A, 1, Msat(2), B, 3, b"\x00" * 1366),
