@@ -1,14 +1,17 @@
 # Each target does its own set-up; only Python 3.11+, make and the package index are needed.
 PYTHON ?= python3
 VENV := .venv
-READY := $(VENV)/.ready
+# `make EXTRAS=regtest,tui,paths,dev …` tests the optional path engines too (numpy, scipy, ortools: 380 MB).
+EXTRAS ?= regtest,tui,dev
+comma := ,
+READY := $(VENV)/.ready-$(subst $(comma),-,$(EXTRAS))
 RUN := $(VENV)/bin/python
 
 .PHONY: demo test peers interop bench soak check clean
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[regtest,tui,dev]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
 # `make demo TOR=1`: onion to onion, over a private Tor network on this machine.
@@ -31,7 +34,7 @@ bench: $(READY)
 	$(RUN) -m tests.bench
 
 soak: $(READY)
-	LNP_HYPOTHESIS=soak $(RUN) -m pytest -n 2 tests/node/channel tests/protocol tests/whole $(PYTEST_ARGS)
+	LNP_HYPOTHESIS=soak $(RUN) -m pytest -n 2 tests/node tests/protocol tests/signer tests/whole $(PYTEST_ARGS)
 	LNP_HYPOTHESIS=soak $(RUN) -m pytest tests/tor
 
 check: $(READY)
