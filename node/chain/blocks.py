@@ -55,6 +55,23 @@ def transactions_of(raw: bytes) -> list[Transaction]:
     return found
 
 
+def check_block(header: Header, transactions: list[Transaction]) -> None:
+    """Raises MalformedMessage unless these are the transactions that the header commits to."""
+    level = [tx.txid for tx in transactions]
+    if len(set(level)) != len(level):
+        raise MalformedMessage(
+            "a block has a transaction twice"
+        )  # which can be done without changing the root
+    while len(level) > 1:
+        if len(level) % 2:
+            level.append(level[-1])
+        level = [double_sha256(level[at] + level[at + 1]) for at in range(0, len(level), 2)]
+    if level != [header.merkle_root]:
+        raise MalformedMessage(
+            f"the transactions of block {txid_hex(header.block_hash)} are not those of its header"
+        )
+
+
 def concerns(raw: bytes, needles: Iterable[bytes]) -> bool:
     """Whether any of these scripts or outpoints may be in the block: far cheaper than to parse all of it."""
     return any(needle in raw for needle in needles)
@@ -67,4 +84,6 @@ def look_into(raw: bytes, block_hash: bytes, interest: Interest) -> Looked:
         raise MalformedMessage(f"the backend gave another block than {txid_hex(block_hash)}")
     if not concerns(raw, interest.needles):
         return Looked(header, ())
-    return Looked(header, tuple(enumerate(transactions_of(raw))))
+    transactions = transactions_of(raw)
+    check_block(header, transactions)
+    return Looked(header, tuple(enumerate(transactions)))

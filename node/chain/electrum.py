@@ -5,21 +5,26 @@ out: a server may withhold a spend. Who has much to lose asks a bitcoind of thei
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
 
 from node.chain.backend import (
+    NOTHING_LEFT_OUT,
+    PACKAGES,
     BackendAway,
     BackendUnusable,
     BlockRef,
     Found,
     Outcome,
     Unspent,
+    send_one_by_one,
 )
 from node.chain.blocks import HEADER_BYTES, Header, Interest, Looked
 from node.chain.electrum_line import ElectrumLine, Place, ServerRefused
+from node.chain.electrum_mempool import ElectrumMempool
 from node.chain.headers import HeaderChain, LessWork, check_position, read_headers
 from protocol.amounts import FEERATE_FLOOR, BlockHeight, FeeratePerKw
 from protocol.bitcoin.network import Network
@@ -32,6 +37,11 @@ POLL_SECONDS = 60.0
 HEADERS_AT_ONCE = 2016
 KEPT_PROOFS = 4096
 TIP_NOTICE = "blockchain.headers.subscribe"
+SCRIPT_NOTICE = "blockchain.scripthash.subscribe"
+OLD_TIP_SECONDS = 3 * 3600
+"""No block for so long happens once in many years: a server whose newest block is older has stopped."""
+STEADY = ("mainnet", "signet")
+"""On the other networks nobody may be mining."""
 REFUSALS = (1, 2, -22, -25, -26)
 """What servers answer with when the network's rules refuse a transaction; other codes are troubles of their own."""
 NOT_KNOWN = ("no such", "not found", "missing transaction")
@@ -46,9 +56,17 @@ class Electrum:
 
     name = "the Electrum server"
 
-    def __init__(self, place: Place, *, network: Network, poll_seconds: float = POLL_SECONDS) -> None:
-        self.cannot: frozenset[str] = frozenset({"proof that nothing was left out"})
+    def __init__(
+        self,
+        place: Place,
+        *,
+        network: Network,
+        poll_seconds: float = POLL_SECONDS,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.cannot: frozenset[str] = frozenset({NOTHING_LEFT_OUT, PACKAGES})
         self._network = network
+        self._clock = clock
         self._poll_seconds = poll_seconds
         self._line = ElectrumLine(place, heard=self._heard, lost=self._look_again)
         self._changed: Callable[[], None] | None = None
@@ -61,6 +79,7 @@ class Electrum:
         self._statuses: dict[bytes, str] = {}
         self._by_height: dict[int, set[bytes]] = {}
         self._proven: dict[tuple[bytes, bytes], tuple[int, Transaction]] = {}
+        self._mempool = ElectrumMempool(self._status, self._unconfirmed, self._get)
 
     async def check(self) -> None:
         first = await self._bytes("blockchain.block.header", 0)
@@ -81,7 +100,10 @@ class Electrum:
             await self._follow(height, self._hex(answer.get("hex")))
             top = BlockHeight(self._headers.high)
             header = self._known(top)
-        return BlockRef(top, header.block_hash, header.time)
+        behind = ""
+        if self._network.name in STEADY and self._clock() - header.time > OLD_TIP_SECONDS:
+            behind = f"the Electrum server's newest block, {top}, is more than three hours old"
+        return BlockRef(top, header.block_hash, header.time, behind)
 
     async def _follow(self, height: int, raw: bytes) -> None:
         """Moves the window to the server's tip, over a fork as far back as the window reaches."""
@@ -184,28 +206,41 @@ class Electrum:
     async def _ask_history(self, script: bytes) -> None:
         """The status is a short answer; the history itself is asked for when it is another one."""
         script_hash = txid_hex(sha256(script))
-        status = await self._call("blockchain.scripthash.subscribe", script_hash)
+        status = await self._status(script_hash)
         if status is None:
             self._histories[script] = {}
             self._statuses.pop(script, None)
         elif script not in self._histories or self._statuses.get(script) != status:
-            self._histories[script], self._statuses[script] = await self._history(script_hash)
+            self._histories[script], _, self._statuses[script] = await self._history(script_hash)
 
-    async def _history(self, script_hash: str) -> tuple[History, str]:
-        """With the status that belongs to it, which is not always the one that was told before."""
+    async def _status(self, script_hash: str) -> str | None:
+        status = await self._call(SCRIPT_NOTICE, script_hash)
+        if status is not None and not isinstance(status, str):
+            raise self._nonsense("a status")
+        return status
+
+    async def _unconfirmed(self, script_hash: str) -> tuple[frozenset[bytes], str]:
+        _, pending, status = await self._history(script_hash)
+        return pending, status
+
+    async def _history(self, script_hash: str) -> tuple[History, frozenset[bytes], str]:
+        """What is confirmed, what is not, and the status of both, which is not always the one told before."""
         answer = await self._call("blockchain.scripthash.get_history", script_hash)
         if not isinstance(answer, list):
             raise self._nonsense("a history")
         found: History = {}
+        pending: set[bytes] = set()
         said = []
         for entry in answer:
             txid, height = (entry.get("tx_hash"), entry.get("height")) if isinstance(entry, dict) else ("", 0)
             if not isinstance(height, int):
                 raise self._nonsense("a height")
             said.append(f"{txid}:{height}:")
-            if height > 0:  # 0 and -1: in the mempool
+            if height > 0:
                 found[self._txid(txid)] = height
-        return found, sha256("".join(said).encode()).hex()
+            else:  # 0 and -1: in the mempool
+                pending.add(self._txid(txid))
+        return found, frozenset(pending), sha256("".join(said).encode()).hex()
 
     async def _prove(self, txid: bytes, height: int, header: Header) -> tuple[int, Transaction]:
         """A transaction and its position in the block of this header."""
@@ -260,16 +295,16 @@ class Electrum:
             raise self._lie(f"that block {height} has a transaction which it does not give")
         return self._check(tx, tx_index, answer.get("merkle"), header)[1]
 
-    async def transaction(self, txid: bytes) -> Found | None:
+    async def transaction(self, txid: bytes, height: int | None = None) -> Found | None:
+        """Any server finds it by itself, so the hint is not needed."""
         tx = await self._get(txid)
         if tx is None:
             return None
         for output in tx.outputs:
-            history, _ = await self._history(txid_hex(sha256(output.script_pubkey)))
+            history, _, _ = await self._history(txid_hex(sha256(output.script_pubkey)))
             if txid in history:
-                height = BlockHeight(history[txid])
-                await self._prove_at(txid, height)
-                return Found(tx.serialize(), height)
+                await self._prove_at(txid, history[txid])
+                return Found(tx.serialize(), BlockHeight(history[txid]))
         return Found(tx.serialize(), None)
 
     async def _prove_at(self, txid: bytes, height: int) -> tuple[int, Transaction]:
@@ -286,7 +321,7 @@ class Electrum:
         output, outpoint = tx.outputs[index], OutPoint(txid, index)
         top = self._headers.high
         at = self._known(top).block_hash
-        history, _ = await self._history(txid_hex(sha256(output.script_pubkey)))
+        history, _, _ = await self._history(txid_hex(sha256(output.script_pubkey)))
         height = history.get(txid)
         if height is None or height > top:
             return None
@@ -310,6 +345,12 @@ class Electrum:
             raise self._lie("another id than that of the transaction which we sent")
         return Outcome(True, "")
 
+    async def submit_package(self, parents: Sequence[bytes], child: bytes) -> Outcome:
+        return await send_one_by_one(self.broadcast, parents, child)
+
+    async def mempool_spenders(self, watched: Mapping[OutPoint, bytes]) -> Sequence[Transaction]:
+        return await self._mempool.spenders(watched)
+
     async def feerate(self, target_blocks: int) -> FeeratePerKw | None:
         """Electrum counts in BTC per 1000 virtual bytes; -1: it has no estimate."""
         rate = await self._call("blockchain.estimatefee", target_blocks)
@@ -331,7 +372,7 @@ class Electrum:
         self._poll = loop.call_later(self._poll_seconds, poll)
 
     def _heard(self, method: str) -> None:
-        if method == TIP_NOTICE:
+        if method == TIP_NOTICE or (method == SCRIPT_NOTICE and self._mempool.is_used):
             self._look_again()
 
     def _look_again(self) -> None:

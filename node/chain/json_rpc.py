@@ -1,7 +1,8 @@
-"""A small JSON-RPC client over HTTP/1.1 with one kept connection (RFC 9112; bitcoind's `-server`)."""
+"""A small JSON-RPC client over HTTP/1.1 with one kept connection (RFC 9112; bitcoind's `-server`, btcd's with TLS)."""
 
 import asyncio
 import base64
+import ssl
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from node.chain.backend import BackendAway, BackendUnusable
 MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_HEADER_BYTES = 65_536
 TIMEOUT_SECONDS = 60.0
+HANDSHAKE_SECONDS = 15.0
 
 
 class RpcError(Exception):
@@ -39,18 +41,27 @@ _decode = msgspec.json.Decoder(_Reply).decode
 
 
 class JsonRpc:
-    """`login` is asked at every connection, because a cookie changes when the server restarts."""
+    """`login` is asked at every connection, because a cookie changes when the server restarts.
 
-    def __init__(self, url: str, login: Callable[[], str]) -> None:
+    `https://` is for btcd: `certificate` is the file with the one that it made for itself, as `rpc.cert`.
+    """
+
+    def __init__(self, url: str, login: Callable[[], str], *, certificate: str = "") -> None:
         parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname or not parts.port:
+        if parts.scheme not in ("http", "https") or not parts.hostname or not parts.port:
             raise ValueError(f"{url!r} is not a URL like http://127.0.0.1:8332")
         self.url = url
+        self.server = "bitcoind"
+        """What it is called in sentences."""
+        self._secure = parts.scheme == "https"
+        self._certificate = certificate
         self._host, self._port, self._path = parts.hostname, parts.port, parts.path or "/"
         self._login = login
         self._next_id = 0
         self._lock = asyncio.Lock()
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._said = ""
+        """The login of the connection that stands."""
         self._authorization = ""
 
     async def call(self, method: str, *params: Any) -> Any:
@@ -70,10 +81,21 @@ class JsonRpc:
                     # The server closes idle connections: once more on a new one. All our calls may be repeated.
                     self._drop()
                     status, answer = await self._timed_exchange(body)
+                if status == 401 and self._login() != self._said:
+                    # It restarted, and made a new cookie after we had read the old one.
+                    self._drop()
+                    status, answer = await self._timed_exchange(body)
+            except ssl.SSLCertVerificationError as error:
+                self._drop()
+                raise BackendUnusable(
+                    f"the certificate of {self.server} at {self.url} is not the expected one: {error.verify_message}. "
+                    "Set bitcoind.cert to its file rpc.cert; if that changed and nobody renewed it, somebody stands "
+                    "in between."
+                ) from error
             except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError) as error:
                 self._drop()
                 raise BackendAway(
-                    f"bitcoind at {self.url} does not answer ({_why(error)}). Start it, or correct its address."
+                    f"{self.server} at {self.url} does not answer ({_why(error)}). Start it, or correct its address."
                 ) from error
             except BaseException:
                 self._drop()  # cancelled in the middle: what follows on this connection is not ours
@@ -86,9 +108,12 @@ class JsonRpc:
     async def _timed_exchange(self, body: bytes) -> tuple[int, bytes]:
         async with asyncio.timeout(TIMEOUT_SECONDS):
             if self._streams is None:
-                login = base64.b64encode(self._login().encode()).decode()
-                self._authorization = f"Basic {login}"
-                self._streams = await asyncio.open_connection(self._host, self._port, limit=MAX_HEADER_BYTES)
+                self._said = self._login()
+                self._authorization = f"Basic {base64.b64encode(self._said.encode()).decode()}"
+                options: dict[str, Any] = {"limit": MAX_HEADER_BYTES}
+                if self._secure:
+                    options |= {"ssl": self._context(), "ssl_handshake_timeout": HANDSHAKE_SECONDS}
+                self._streams = await asyncio.open_connection(self._host, self._port, **options)
             return await self._exchange(*self._streams, body)
 
     async def _exchange(
@@ -106,25 +131,35 @@ class JsonRpc:
             name.strip().lower(): value.strip()
             for name, _, value in (line.partition(":") for line in lines[1:])
         }
+        closes = headers.get("connection", "").lower() == "close"
         size = headers.get("content-length", "")
-        if len(words) < 2 or not words[1].isdigit() or not size.isdigit() or int(size) > MAX_BODY_BYTES:
+        sized = size.isdigit() and int(size) <= MAX_BODY_BYTES
+        if len(words) < 2 or not words[1].isdigit() or not (sized or (closes and not size)):
             raise BackendUnusable(f"{self.url} does not speak bitcoind's RPC. Check the address and port.")
-        answer = await reader.readexactly(int(size))
-        if headers.get("connection", "").lower() == "close":
+        answer = await reader.readexactly(int(size)) if sized else await _read_to_end(reader)
+        if closes:
             self._drop()
         return int(words[1]), answer
+
+    def _context(self) -> ssl.SSLContext:
+        try:
+            return ssl.create_default_context(cafile=self._certificate or None)
+        except (OSError, ssl.SSLError) as error:
+            raise BackendUnusable(
+                f"the certificate {self._certificate} cannot be read: {error}. Set bitcoind.cert to the file rpc.cert."
+            ) from error
 
     def _result(self, status: int, answer: bytes) -> Any:
         if status in (401, 403):
             self._drop()
             raise BackendUnusable(
-                f"bitcoind at {self.url} refuses our login. Check its cookie file, or user and password."
+                f"{self.server} at {self.url} refuses our login. Check its cookie file, or user and password."
             )
         try:
             reply = _decode(answer)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             if status == 503:
-                raise BackendAway(f"bitcoind at {self.url} is too busy. We try again.") from error
+                raise BackendAway(f"{self.server} at {self.url} is too busy. We try again.") from error
             raise BackendUnusable(f"{self.url} does not speak bitcoind's RPC (HTTP {status}).") from error
         if reply.error is not None:
             raise RpcError(reply.error.code, reply.error.message)
@@ -134,6 +169,18 @@ class JsonRpc:
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
+
+
+async def _read_to_end(reader: asyncio.StreamReader) -> bytes:
+    """A body whose end is that of the connection, as btcd sends it."""
+    pieces = []
+    total = 0
+    while piece := await reader.read(MAX_HEADER_BYTES):
+        total += len(piece)
+        if total > MAX_BODY_BYTES:
+            raise ConnectionError("its answer has no end")
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def _why(error: BaseException) -> str:

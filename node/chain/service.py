@@ -9,12 +9,13 @@ from typing import ClassVar
 
 import structlog
 
-from node.chain.backend import BackendAway, BackendUnusable, BlockRef, ChainBackend, Outcome
+from node.chain.backend import MEMPOOL_SPENDS, BackendAway, BackendUnusable, BlockRef, ChainBackend
 from node.chain.blocks import Looked
-from node.chain.watches import Watched, Watches, parse_own
+from node.chain.sending import UNCONFIRM_OWN, Sending
+from node.chain.watches import Watched, Watches
 from node.storage.writer import Unit, Writer
 from protocol.amounts import BlockHeight, FeeratePerKw
-from protocol.bitcoin.transaction import OutPoint, Transaction, txid_hex
+from protocol.bitcoin.transaction import OutPoint, txid_hex
 from protocol.bus.bus import Bus
 from protocol.bus.messages.chain import (
     BlockConnected,
@@ -23,7 +24,9 @@ from protocol.bus.messages.chain import (
     BroadcastResult,
     ChainAway,
     ChainBack,
+    ChainStatus,
     Forget,
+    GetChainStatus,
     GetFeerate,
     GetOutputAt,
     GetTip,
@@ -47,10 +50,8 @@ KEPT_BLOCKS = 144
 RETRY_SECONDS = 2.0
 PUT_SCAN = "INSERT OR REPLACE INTO scan (height, block_hash) VALUES (?, ?)"
 CUT_SCAN = "DELETE FROM scan WHERE height <= ? OR height > ?"
-PUT_OWN = "INSERT OR IGNORE INTO transactions (txid, raw, label) VALUES (?, ?, ?)"
-CONFIRM_OWN = "UPDATE transactions SET height = ? WHERE txid = ?"
-FORGET_OWN = "DELETE FROM transactions WHERE txid = ? AND height IS NULL"
-RECENT_OWN = "SELECT raw, height FROM transactions WHERE height IS NULL OR height > ?"
+SEARCHED_AT_ONCE = 32
+"""Blocks that a search looks into before a new block gets its turn."""
 
 
 class ChainService(Service):
@@ -71,14 +72,21 @@ class ChainService(Service):
         self._fallback_feerate = fallback_feerate
         self._retry_seconds = retry_seconds
         self._watches = Watches()
+        self._sending = Sending(backend, writer, self._watches)
         self._hashes: dict[int, bytes] = {}
         self._tip = -1
         self._tip_known = asyncio.Event()
         self._changed = asyncio.Event()
-        self._lock = asyncio.Lock()  # blocks and searches are worked on one after the other
+        self._lock = asyncio.Lock()  # blocks and pieces of searches are worked on one after the other
+        self._checked = False
+        self._cannot: frozenset[str] | None = None
         self._synced = False
+        self._untold = False
+        """Whether blocks came or went since the last TipChanged."""
         self._away = ""
-        self._refused: dict[bytes, str] = {}
+        self._behind = ""
+        self._unread = ""
+        """Why the mempool could not be read."""
 
     async def start(self) -> None:
         """The first look at the chain happens in the background: the node can start without its backend."""
@@ -87,12 +95,7 @@ class ChainService(Service):
             self._tip = height
         if self._hashes:
             self._tip_known.set()
-        for raw, height in self._writer.read(RECENT_OWN, (self._tip - KEPT_BLOCKS,)):
-            tx = parse_own(bytes(raw))
-            if height is None:
-                self._watches.own[tx.txid] = tx
-            else:
-                self._watches.own_confirmed.setdefault(height, []).append(tx)
+        self._sending.load(self._tip - KEPT_BLOCKS)
         self._backend.subscribe(self._changed.set)
         self._changed.set()
         self.run(self._follow())
@@ -105,19 +108,19 @@ class ChainService(Service):
     # Following the tip.
 
     async def _follow(self) -> None:
-        checked = False
         while True:
             await self._changed.wait()
             self._changed.clear()
             try:
-                if not checked:
-                    await self._backend.check()
-                    checked = True
+                if not self._checked:
+                    await self._check()
                 async with self._lock:
                     await self._sync()
+                await self._look_into_mempool()
+                self._tell_gaps()
                 self._came_back()
             except (BackendAway, BackendUnusable, MalformedMessage) as error:
-                checked = False  # what comes back may be another one
+                self._checked = False  # what comes back may be another one
                 self._went_away(str(error))
                 await asyncio.sleep(self._retry_seconds)
                 self._changed.set()
@@ -127,22 +130,70 @@ class ChainService(Service):
                 await asyncio.sleep(self._retry_seconds)
                 self._changed.set()
 
+    async def _check(self) -> None:
+        await self._backend.check()
+        self._checked = True
+        self._tell_gaps()
+
+    def _tell_gaps(self) -> None:
+        """When they are known, and when another one was met."""
+        if self._cannot != self._backend.cannot:
+            self._cannot = self._backend.cannot
+            log.info("chain_backend", name=self._backend.name, cannot=", ".join(sorted(self._cannot)))
+
     async def _sync(self) -> None:
         target = await self._backend.tip()
         if self._tip < 0:
             await self._begin_at(target)
-        first_look = not self._synced
-        moved = False
-        while self._hashes[self._tip] != target.block_hash:
-            if await self._backend.block_hash(self._tip) != self._hashes[self._tip]:
+        if self._hashes[self._tip] != target.block_hash:
+            fork = await self._fork(target)
+            if fork is None:
+                self._lags(
+                    f"{self._backend.name} is at block {target.height}, and block {self._tip} is known here"
+                )
+                return
+            self._untold = True
+            while self._tip > fork:
                 self._disconnect()
-            elif not await self._connect_next():
-                return  # the chain changed under our feet: its notice comes
-            moved = True
-        self._synced = True
-        if moved or first_look:
+            while self._hashes[self._tip] != target.block_hash:
+                if not await self._connect_next():
+                    return  # the chain changed under our feet: its notice comes
+        was_synced = self._synced
+        self._lags(target.behind)
+        self._synced = not target.behind
+        if self._untold or (self._synced and not was_synced):
+            self._untold = False
             self._announce(target)
-            await self._broadcast_open()
+            await self._sending.again()
+
+    async def _fork(self, target: BlockRef) -> int | None:
+        """The newest block of ours that is in the backend's chain; None when that one only lags behind ours.
+
+        Nothing of ours is given up before it is found: another chain, or a network that the backend was moved to,
+        must not cost us what we know of the right one.
+        """
+        oldest = min(self._hashes)
+        if await self._backend.block_hash(self._tip) == self._hashes[self._tip]:
+            return self._tip
+        await self._check()
+        if target.height < oldest or self._hashes.get(target.height) == target.block_hash:
+            return None
+        for height in range(self._tip - 1, oldest - 1, -1):
+            if await self._backend.block_hash(height) == self._hashes[height]:
+                return height
+        raise BackendUnusable(
+            f"the chain was replaced from below block {oldest}, deeper than {KEPT_BLOCKS} blocks. "
+            f"Check that {self._backend.name} follows the right chain; if it does, run `lnpd` with a new database "
+            "only after its channels were recovered."
+        )
+
+    def _lags(self, behind: str) -> None:
+        """An empty sentence: it does not. Told when it begins, not at every block of it."""
+        if behind and not self._behind:
+            log.warning("chain_behind", reason=behind, what_to_do="Wait until it has caught up.")
+        self._behind = behind
+        if behind:
+            self._synced = False
 
     async def _begin_at(self, target: BlockRef) -> None:
         """The first start ever: nothing before the tip concerns us, but a reorganisation may reach below it."""
@@ -159,18 +210,10 @@ class ChainService(Service):
     def _disconnect(self) -> None:
         block_hash = self._hashes.pop(self._tip)
         height = BlockHeight(self._tip)
-        if not self._hashes:
-            self._hashes[height] = block_hash
-            raise BackendUnusable(
-                f"the chain was replaced from below block {height}, deeper than {KEPT_BLOCKS} blocks. "
-                f"Check that {self._backend.name} follows the right chain; if it does, run `lnpd` with a new database "
-                "only after its channels were recovered."
-            )
         self._tip -= 1
         log.warning("block_disconnected", height=height, block_hash=txid_hex(block_hash))
-        forget = "UPDATE transactions SET height = NULL WHERE height = ?"
         self._writer.submit(
-            [("DELETE FROM scan WHERE height = ?", [(height,)]), (forget, [(height,)])], now=False
+            [("DELETE FROM scan WHERE height = ?", [(height,)]), (UNCONFIRM_OWN, [(height,)])], now=False
         )
         lost = self._watches.disconnect(height)
         self.bus.publish(BlockDisconnected(height, block_hash))
@@ -200,9 +243,27 @@ class ChainService(Service):
         paid, confirmed = self._watches.connect(height, looked.transactions)
         for event in paid:
             self.bus.publish(event)
-        for tx in confirmed:
-            self._refused.pop(tx.txid, None)
-        return [(CONFIRM_OWN, [(height, tx.txid) for tx in confirmed])] if confirmed else []
+        return self._sending.confirmed(height, confirmed)
+
+    async def _look_into_mempool(self) -> None:
+        watched = self._watches.for_mempool()
+        if not watched or MEMPOOL_SPENDS in self._backend.cannot:
+            return
+        try:
+            spenders = await self._backend.mempool_spenders(watched)
+        except (BackendAway, BackendUnusable, MalformedMessage) as error:
+            # The blocks decide; what stands in the mempool only helps to be early. It is looked at again when told to.
+            if str(error) != self._unread:
+                self._unread = str(error)
+                log.warning("mempool_not_read", reason=self._unread)
+            return
+        self._unread = ""
+        for tx in spenders:
+            for event in self._watches.seen(tx):
+                log.info(
+                    "spend_in_mempool", outpoint=str(OutPoint(event.txid, event.index)), by=txid_hex(tx.txid)
+                )
+                self.bus.publish(event)
 
     def _announce(self, tip: BlockRef) -> None:
         self.bus.publish(TipChanged(tip.height, tip.block_hash, tip.time))
@@ -224,68 +285,24 @@ class ChainService(Service):
 
     # Our own transactions.
 
-    async def _broadcast_open(self) -> None:
-        """Twice over those that are refused: a child may stand before its parent."""
-        sent: set[bytes] = set()
-        for _ in range(2):
-            for tx in list(self._watches.own.values()):
-                if tx.txid not in sent:
-                    outcome = await self._backend.broadcast(tx.serialize())
-                    self._note(tx, outcome)
-                    if outcome.accepted:
-                        sent.add(tx.txid)
-
-    def _note(self, tx: Transaction, outcome: Outcome) -> None:
-        if outcome.accepted:
-            self._refused.pop(tx.txid, None)
-        elif self._refused.get(tx.txid) != outcome.reason:
-            self._refused[tx.txid] = outcome.reason
-            log.warning("broadcast_refused", txid=txid_hex(tx.txid), reason=outcome.reason)
-
     @handles(Broadcast)
     async def broadcast(self, request: Broadcast) -> BroadcastResult:
-        """Saved before it is sent: a crash in between sends it at the next start."""
-        try:
-            tx = parse_own(request.raw)
-        except MalformedMessage as error:
-            raise CommandRefused(
-                f"this is not a transaction: {error}", what_to_do="Give the whole serialised transaction."
-            ) from error
-        if self._writer.read("SELECT 1 FROM transactions WHERE txid = ? AND height > 0", (tx.txid,)):
-            return BroadcastResult(tx.txid, True, "")
-        known = tx.txid in self._watches.own
-        self._watches.own[tx.txid] = tx
-        if not known:
-            await self._writer.submit([(PUT_OWN, [(tx.txid, request.raw, request.label)])], now=True)
-        try:
-            outcome = await self._backend.broadcast(request.raw)
-        except (BackendAway, BackendUnusable) as error:
-            return BroadcastResult(tx.txid, False, f"not sent yet: {error}")
-        self._note(tx, outcome)
-        if not outcome.accepted and not request.keep and not known:
-            self._watches.own.pop(tx.txid, None)
-            self._refused.pop(tx.txid, None)
-            await self._writer.submit([(FORGET_OWN, [(tx.txid,)])], now=True)
-        return BroadcastResult(tx.txid, outcome.accepted, outcome.reason)
+        return await self._sending.send(request)
 
     @hears(Forget)
     def forget(self, message: Forget) -> None:
-        if self._watches.own.pop(message.txid, None) is None:
-            return
-        self._refused.pop(message.txid, None)
-        self._writer.submit([(FORGET_OWN, [(message.txid,)])], now=False)
+        self._sending.forget(message.txid)
 
     # Watches.
 
     @handles(WatchOutput)
     async def watch_output(self, request: WatchOutput) -> OutputStatus:
         outpoint = OutPoint(request.txid, request.index)
-        watched = self._watches.watch_output(outpoint, request.script)
+        watched = self._watches.watch_output(outpoint, request.script, mempool=request.mempool)
         await self._tip_known.wait()
         while watched.height is None:
             try:
-                async with self._lock:
-                    await self._find(outpoint, watched, request.since)
+                await self._find(outpoint, watched, request.since)
                 break
             except BackendUnusable as error:
                 raise _no_backend(error) from error
@@ -296,24 +313,38 @@ class ChainService(Service):
                 await asyncio.sleep(self._retry_seconds)
         for event in self._watches.said_of(outpoint, watched, BlockHeight(self._tip)):
             self.bus.publish(event)
+        if request.mempool:
+            self._changed.set()
         return self._watches.status(outpoint, watched)
 
     async def _find(self, outpoint: OutPoint, watched: Watched, since: int) -> None:
         """Where an output was confirmed and spent. The backend's UTXO set tells whether a search is needed."""
-        first = since or max(0, self._tip - KEPT_BLOCKS + 1)
-        unspent = await self._backend.output_status(outpoint.txid, outpoint.index)
-        if unspent is not None and unspent.at == self._hashes[self._tip]:
-            first = self._tip - unspent.confirmations + 1
-            if unspent.script != watched.script:
-                raise CommandRefused(
-                    f"the output {outpoint} has another script than was given",
-                    what_to_do="Check the script: an output that pays somebody else cannot be watched as ours.",
-                )
-            await self._search(first, first)
-            return
-        await self._search(first, self._tip)
+        async with self._lock:
+            unspent = await self._backend.output_status(outpoint.txid, outpoint.index)
+            if unspent is not None and unspent.at == self._hashes[self._tip]:
+                if unspent.script != watched.script:
+                    raise CommandRefused(
+                        f"the output {outpoint} has another script than was given",
+                        what_to_do="Check the script: an output that pays somebody else cannot be watched as ours.",
+                    )
+                at = self._tip - unspent.confirmations + 1
+                await self._look_at(at, at)
+                return
+        await self._search(since or max(0, self._tip - KEPT_BLOCKS + 1))
 
-    async def _search(self, first: int, last: int) -> None:
+    async def _search(self, first: int) -> int:
+        """Every block from `first` to the tip, also one that comes meanwhile; the height of the last one."""
+        at = first
+        while True:
+            async with self._lock:
+                last = min(at + SEARCHED_AT_ONCE - 1, self._tip)
+                if last < at:
+                    return self._tip
+                await self._look_at(at, last)
+                at = last + 1
+
+    async def _look_at(self, first: int, last: int) -> None:
+        """With the lock held."""
         interest = self._watches.interest()
         for height in range(first, last + 1):
             block_hash = self._hashes.get(height) or await self._backend.block_hash(height)
@@ -339,12 +370,10 @@ class ChainService(Service):
     @handles(ScanFrom)
     async def scan_from(self, request: ScanFrom) -> Scanned:
         await self._tip_known.wait()
-        async with self._lock:
-            last = BlockHeight(self._tip)
-            try:
-                await self._search(request.height, last)
-            except (BackendAway, BackendUnusable) as error:
-                raise _no_backend(error) from error
+        try:
+            last = BlockHeight(await self._search(request.height))
+        except (BackendAway, BackendUnusable) as error:
+            raise _no_backend(error) from error
         for event in self._watches.standing(last):
             self.bus.publish(event)
         return Scanned(request.height, last)
@@ -356,17 +385,29 @@ class ChainService(Service):
         await self._tip_known.wait()
         return Tip(BlockHeight(self._tip), self._hashes[self._tip], self._synced)
 
+    @handles(GetChainStatus)
+    def get_chain_status(self, _request: GetChainStatus) -> ChainStatus:
+        return ChainStatus(
+            self._backend.name,
+            tuple(sorted(self._backend.cannot)),
+            BlockHeight(self._tip) if self._tip >= 0 else None,
+            self._synced,
+            self._away,
+            self._behind,
+        )
+
     @handles(GetFeerate)
     async def get_feerate(self, request: GetFeerate) -> FeeratePerKw:
         try:
-            rate = await self._backend.feerate(request.target_blocks)
+            rate = None if self._behind else await self._backend.feerate(request.target_blocks)
         except (BackendAway, BackendUnusable) as error:
             raise _no_backend(error) from error
         if rate is None:
             rate = self._fallback_feerate
         if rate is None:
             raise CommandRefused(
-                f"{self._backend.name} has no fee estimate yet",
+                f"{self._backend.name} has no fee estimate yet"
+                + (f": {self._behind}" if self._behind else ""),
                 what_to_do="Give a feerate yourself, or wait until it has seen some blocks.",
             )
         return rate
@@ -374,7 +415,7 @@ class ChainService(Service):
     @handles(GetTransaction)
     async def get_transaction(self, request: GetTransaction) -> TransactionFound | None:
         try:
-            found = await self._backend.transaction(request.txid)
+            found = await self._backend.transaction(request.txid, request.height)
         except (BackendAway, BackendUnusable) as error:
             raise _no_backend(error) from error
         return None if found is None else TransactionFound(found.raw, found.height)
@@ -395,4 +436,7 @@ class ChainService(Service):
 
 
 def _no_backend(error: Exception) -> CommandRefused:
-    return CommandRefused(str(error).rstrip("."), what_to_do="Ask again when the chain is back.")
+    again = "Ask again when the chain is back."
+    if isinstance(error, BackendUnusable):
+        again = "Ask again when that is done."
+    return CommandRefused(str(error).rstrip("."), what_to_do=again)

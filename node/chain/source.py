@@ -26,7 +26,10 @@ def backend_of(config: Config, directory: Path) -> ChainBackend:
 
 
 def _bitcoind(config: BitcoindConfig, network: Network) -> Bitcoind:
-    return Bitcoind(config.url, network=network, login=config.login(), zmq_endpoint=config.zmq)
+    certificate = str(Path(config.cert).expanduser()) if config.cert else ""
+    return Bitcoind(
+        config.url, network=network, login=config.login(), zmq_endpoint=config.zmq, certificate=certificate
+    )
 
 
 def _place(config: ElectrumConfig, pins: Path) -> Place:

@@ -17,18 +17,34 @@ from protocol.bus.messages.chain import (
 from protocol.errors import MalformedMessage
 
 OP_RETURN = b"\x6a"
+MAX_SEEN = 1000
+"""Replacements of one spend that are told: whoever makes more of them only wants us to work."""
 NULL_OUTPOINT = OutPoint(bytes(32), 0xFFFFFFFF)
 
 
 class Watched:
     """One output: where it was confirmed and where it was spent, as far as that is known."""
 
-    __slots__ = ("announced", "height", "script", "spent_by", "spent_height", "tx_index", "value")
+    __slots__ = (
+        "announced",
+        "height",
+        "mempool",
+        "script",
+        "seen",
+        "spent_by",
+        "spent_height",
+        "tx_index",
+        "value",
+    )
 
     def __init__(self, script: bytes, *, announced: bool) -> None:
         self.script = script
         self.announced = announced
         """Whether somebody asked for OutputConfirmed; outputs to watched scripts are known by ScriptPaid."""
+        self.mempool = False
+        """Whether somebody wants to hear of unconfirmed spends."""
+        self.seen: set[bytes] = set()
+        """The unconfirmed spenders that were told."""
         self.value: Sat | None = None
         self.height: BlockHeight | None = None
         self.tx_index: int | None = None
@@ -47,9 +63,12 @@ class Watches:
         self.own_confirmed: dict[int, list[Transaction]] = {}
         """Those that are, by height, as far back as a reorganisation may reach."""
 
-    def watch_output(self, outpoint: OutPoint, script: bytes) -> Watched:
+    def watch_output(self, outpoint: OutPoint, script: bytes, *, mempool: bool = False) -> Watched:
         watched = self._outputs.setdefault(outpoint, Watched(script, announced=True))
         watched.announced = True
+        if mempool:
+            watched.mempool = True
+            watched.seen.clear()  # who asks again has forgotten
         return watched
 
     def unwatch_output(self, outpoint: OutPoint) -> None:
@@ -71,6 +90,27 @@ class Watches:
             if (script := _script_to_find(tx)) is not None:
                 scripts.add(script)
         return Interest(frozenset(needles), frozenset(scripts))
+
+    def for_mempool(self) -> dict[OutPoint, bytes]:
+        """What to look for in the mempool, with its scripts: nothing that a block has spent."""
+        return {
+            outpoint: watched.script
+            for outpoint, watched in self._outputs.items()
+            if watched.mempool and watched.spent_height is None
+        }
+
+    def seen(self, tx: Transaction) -> list[OutpointSpent]:
+        """An unconfirmed transaction; what is news about it."""
+        news = []
+        for tx_in in tx.inputs:
+            watched = self._outputs.get(tx_in.outpoint)
+            if watched is None or not watched.mempool or watched.spent_height is not None:
+                continue
+            if tx.txid not in watched.seen and len(watched.seen) < MAX_SEEN:
+                watched.seen.add(tx.txid)
+                spent = tx_in.outpoint
+                news.append(OutpointSpent(spent.txid, spent.index, tx.serialize(), None, 0))
+        return news
 
     def connect(
         self, height: BlockHeight, transactions: Iterable[tuple[int, Transaction]]
@@ -110,6 +150,7 @@ class Watches:
         for outpoint, watched in self._outputs.items():
             if watched.spent_height == height:
                 watched.spent_by = watched.spent_height = None
+                watched.seen.clear()
                 lost.append(SpendReorganised(outpoint.txid, outpoint.index))
             if watched.height == height:
                 watched.height = watched.tx_index = None

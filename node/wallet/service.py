@@ -365,12 +365,14 @@ class WalletService(Service):
             self.run(self._keep_previous(event.txid, event.height))
         log.info("coin_received", outpoint=str(outpoint), value_sat=event.value, height=event.height)
 
-    async def _keep_previous(self, txid: bytes, height: int) -> None:
+    async def _keep_previous(self, txid: bytes, height: BlockHeight) -> None:
         """The signer will want to see this transaction whole, and some backends find only new ones."""
         if records.previous_transaction(self._writer, txid) is not None:
             return
+        # With its block a backend finds it without an index of all transactions.
+        wanted = chain.GetTransaction(txid, height)
         try:
-            found: chain.TransactionFound | None = await self.bus.request("chain", chain.GetTransaction(txid))
+            found: chain.TransactionFound | None = await self.bus.request("chain", wanted)
         except (CommandRefused, OutcomeUnknown):
             return  # asked again when the coin is spent
         if found is not None:
@@ -379,8 +381,8 @@ class WalletService(Service):
     @hears(chain.OutpointSpent)
     def outpoint_spent(self, event: chain.OutpointSpent) -> None:
         outpoint = OutPoint(event.txid, event.index)
-        if outpoint not in self._ledger.coins:
-            return
+        if outpoint not in self._ledger.coins or event.height is None:
+            return  # one that is not mined may be replaced, by ourselves too
         self._save(self._ledger.spent(outpoint, Transaction.parse(event.tx).txid))
         if event.depth >= BURIED:
             self.bus.send("chain", chain.UnwatchOutput(event.txid, event.index))

@@ -7,17 +7,22 @@ import tempfile
 from pathlib import Path
 
 from tests.interop.harness import PEERS, NotInstalled, World, install
+from tests.interop.peers import btcd_build
 from tests.interop.peers.lnd_peer import Lnd
 
 
 def build() -> int:
-    """Sets up every peer that can be had here; a missing one is told and is no failure of this step."""
+    """Sets up every peer, and btcd, that can be had here; a missing one is told and is no failure of this step."""
     for name, peer in PEERS.items():
         try:
             install(name)
             print(f"{name}: {peer.version} is ready", flush=True)
         except NotInstalled as error:
             print(f"{name}: not here: {error}", flush=True)
+    try:
+        print(f"btcd: {btcd_build.VERSION} is ready in {btcd_build.build().parent}", flush=True)
+    except NotInstalled as error:
+        print(f"btcd: not here: {error}", flush=True)
     return 0
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from node.chain.regtest import faucet
+from node.chain.regtest import faucet, package, template
 from node.chain.regtest.index import Block, ChainIndex, Coin
 from node.chain.regtest.kernel import BlockRefused, Kernel
 from node.chain.regtest.mempool import Mempool
@@ -22,8 +22,6 @@ from protocol.bitcoin.transaction import OutPoint, Transaction, TxOut
 from protocol.errors import MalformedMessage
 
 FIRST_BLOCKS = 110
-MAX_BLOCK_WEIGHT = 3_980_000
-"""Consensus allows 4 000 000; the rest is room for header and coinbase."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +68,8 @@ class RegtestChain:
         self._kernel = Kernel(self._datadir)
         self.index = ChainIndex()
         self.mempool = Mempool(self.index, full_rbf=full_rbf)
+        self.block_floor = 0
+        """What a package must pay to be mined, in sat per 1000 virtual bytes."""
         for height in range(self._kernel.height + 1):
             self.index.connect(Block.parse(self._kernel.block_at(height)))
         self.mempool.load(self._datadir / "mempool.json")
@@ -138,6 +138,21 @@ class RegtestChain:
         self._tell(TransactionAccepted(tx))
         return tx.txid
 
+    def submit_package(
+        self, transactions: Sequence[Transaction], *, max_feerate: int = 0
+    ) -> package.PackageResult:
+        """A child and its parents, parents first, judged by what they pay together."""
+        before = set(self.mempool.entries)
+        result = package.submit(self.mempool, transactions, now=self._clock(), max_feerate=max_feerate)
+        for tx in transactions:
+            if tx.txid in self.mempool and tx.txid not in before:
+                self._tell(TransactionAccepted(tx))
+        return result
+
+    def test_package(self, transactions: Sequence[Transaction]) -> list[package.PackageMember]:
+        """What would be said of them, one after the other. Raises Rejected."""
+        return package.probe(self.mempool, transactions, now=self._clock())
+
     def would_accept(self, tx: Transaction) -> Sat:
         """The fee of a transaction that the mempool would take; raises Rejected."""
         return self.mempool.examine(tx, now=self._clock()).entry.fee
@@ -160,7 +175,10 @@ class RegtestChain:
         self, count: int, script_pubkey: bytes | None = None, *, time: int | None = None
     ) -> list[bytes]:
         """Mines `count` blocks with what the mempool holds; their hashes."""
-        return [self._mine(script_pubkey, self._template(), time) for _ in range(count)]
+        return [
+            self._mine(script_pubkey, template.choose(self.mempool, floor=self.block_floor), time)
+            for _ in range(count)
+        ]
 
     def generate_block(
         self,
@@ -223,21 +241,6 @@ class RegtestChain:
                 fees += output.value if output else 0
             fees -= sum(output.value for output in tx.outputs)
         return max(fees, 0)
-
-    def _template(self) -> list[Transaction]:
-        """The mempool in its order, parents first, as far as a block has room."""
-        chosen: list[Transaction] = []
-        left_out: set[bytes] = set()
-        weight = 0
-        for entry in self.mempool:
-            tx = entry.tx
-            fits = weight + tx.weight <= MAX_BLOCK_WEIGHT
-            if fits and not any(i.outpoint.txid in left_out for i in tx.inputs):
-                chosen.append(tx)
-                weight += tx.weight
-            else:
-                left_out.add(tx.txid)
-        return chosen
 
     def _next_tag(self) -> bytes:
         return next(self._tags).to_bytes(8, "little")

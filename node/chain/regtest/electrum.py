@@ -16,7 +16,8 @@ from node.chain.regtest.electrum_calls import (
     header_view,
     parse_script_hash,
 )
-from node.chain.regtest.methods import METHOD_NOT_FOUND, Methods, RpcError
+from node.chain.regtest.methods import Methods
+from node.chain.regtest.rpc_values import METHOD_NOT_FOUND, RpcError
 from node.chain.regtest.script_history import ScriptHistory
 from node.chain.regtest.views import btc
 

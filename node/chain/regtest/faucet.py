@@ -14,6 +14,7 @@ _KEY = sha256(b"lnp-regtest miner")
 _PUBLIC_KEY = curve.point_of(_KEY)
 SCRIPT_PUBKEY = p2wpkh(_PUBLIC_KEY)
 FEE_PER_VB = 2
+LONGEST_FAMILY = 15
 _OVERHEAD_VSIZE = 11
 _INPUT_VSIZE = 69
 _SMALLEST_CHANGE = 1_000
@@ -28,6 +29,7 @@ def payment(
     index: ChainIndex, mempool: Mempool, outputs: list[TxOut], *, fee_per_vb: int = FEE_PER_VB
 ) -> Transaction:
     """A signed transaction that pays `outputs`, in this order, with our change last."""
+    fee_per_vb = max(fee_per_vb, -(-mempool.market.minimum // 1000))
     wanted = sum(output.value for output in outputs)
     change_size = len(TxOut(Sat(0), SCRIPT_PUBKEY).serialize())
     size = _OVERHEAD_VSIZE + change_size + sum(len(output.serialize()) for output in outputs)
@@ -39,12 +41,12 @@ def payment(
         size += _INPUT_VSIZE
         change = have - wanted - size * fee_per_vb
         if change >= _SMALLEST_CHANGE:
-            return _sign(chosen, [*outputs, TxOut(Sat(change), SCRIPT_PUBKEY)])
+            return sign(chosen, [*outputs, TxOut(Sat(change), SCRIPT_PUBKEY)])
     raise FaucetEmpty(f"{wanted} sat were asked, {have} sat are mature: mine more blocks first")
 
 
 def _spendable(index: ChainIndex, mempool: Mempool) -> list[tuple[OutPoint, Coin]]:
-    """Our coins that nothing spends yet, confirmed ones first, the oldest first."""
+    """Our coins that nothing spends yet, confirmed ones first, the oldest first; then those of short families."""
     coins = [
         (outpoint, coin)
         for outpoint, coin in index.coins_of(SCRIPT_PUBKEY).items()
@@ -52,13 +54,15 @@ def _spendable(index: ChainIndex, mempool: Mempool) -> list[tuple[OutPoint, Coin
     ]
     coins.sort(key=lambda item: item[1].height)
     for entry in mempool:
+        if len(mempool.ancestors_of(entry.tx)) > LONGEST_FAMILY:
+            continue  # whoever is paid from it must be able to spend on
         for n, output in enumerate(entry.tx.outputs):
             if output.script_pubkey == SCRIPT_PUBKEY:
                 coins.append((OutPoint(entry.tx.txid, n), Coin(output, index.height + 1, False)))
     return [(outpoint, coin) for outpoint, coin in coins if mempool.spender_of(outpoint) is None]
 
 
-def _sign(chosen: list[tuple[OutPoint, Coin]], outputs: list[TxOut]) -> Transaction:
+def sign(chosen: list[tuple[OutPoint, Coin]], outputs: list[TxOut]) -> Transaction:
     inputs = tuple(TxIn(outpoint, sequence=_SEQUENCE) for outpoint, _ in chosen)
     unsigned = Transaction(2, inputs, tuple(outputs))
     signed = []

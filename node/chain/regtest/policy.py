@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from node.chain.regtest.index import COINBASE_MATURITY, ChainIndex, Coin, is_unspendable
 from protocol.amounts import MAX_MONEY, Sat
 from protocol.bitcoin.script import OP_16, OP_CHECKMULTISIG, OP_CHECKSIG, OP_RETURN, witness_program
-from protocol.bitcoin.transaction import Transaction, TxOut
+from protocol.bitcoin.transaction import OutPoint, Transaction, TxOut, txid_hex
 
 MIN_RELAY_FEE_PER_KVB = 1000
 INCREMENTAL_FEE_PER_KVB = 1000
@@ -19,6 +19,7 @@ MAX_STANDARD_SCRIPT_SIG = 1650
 MAX_P2WSH_SCRIPT = 3600
 MAX_P2WSH_ITEMS = 100
 MAX_WITNESS_ITEM = 80
+MAX_DUST_OUTPUTS = 1
 STANDARD_VERSIONS = (1, 2, 3)
 LOCKTIME_THRESHOLD = 500_000_000
 SEQUENCE_FINAL = 0xFFFFFFFF
@@ -26,12 +27,16 @@ PAY_TO_ANCHOR = bytes.fromhex("51024e73")
 
 
 class Rejected(Exception):
-    """A transaction that is not relayed. `reason` is the short code, `str()` adds the detail."""
+    """A transaction that is not relayed. `reason` is the short code, `str()` adds the detail.
 
-    def __init__(self, reason: str, detail: str = "") -> None:
+    `reconsiderable`: it pays too little by itself, and may be taken with a child that pays more.
+    """
+
+    def __init__(self, reason: str, detail: str = "", *, reconsiderable: bool = False) -> None:
         super().__init__(f"{reason}, {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
+        self.reconsiderable = reconsiderable
 
 
 def fee_at(rate_per_kvb: int, vsize: int) -> int:
@@ -45,6 +50,22 @@ def dust_threshold(output: TxOut) -> Sat:
         return Sat(0)
     spending_size = 67 if witness_program(output.script_pubkey) else 148
     return Sat(fee_at(DUST_RELAY_FEE_PER_KVB, len(output.serialize()) + spending_size))
+
+
+def dust_of(tx: Transaction) -> list[int]:
+    """The outputs that are worth less than their spending."""
+    return [n for n, output in enumerate(tx.outputs) if output.value < dust_threshold(output)]
+
+
+def check_dust_is_ephemeral(tx: Transaction, fee: int, parents: Sequence[Transaction]) -> None:
+    """One output may be dust if nothing but its spending pays for the transaction, and that comes with it."""
+    if fee and dust_of(tx):
+        raise Rejected("dust", "tx with dust output must be 0-fee")
+    spent = {spent.outpoint for spent in tx.inputs}
+    for parent in parents:
+        if any(OutPoint(parent.txid, n) not in spent for n in dust_of(parent)):
+            detail = f"tx {txid_hex(tx.txid)} did not spend parent's ephemeral dust"
+            raise Rejected("missing-ephemeral-spends", detail)
 
 
 def pushes_of(script: bytes) -> list[bytes] | None:
@@ -139,8 +160,8 @@ def check_standard(tx: Transaction) -> None:
     for output in tx.outputs:
         if script_type(output.script_pubkey) == "nonstandard":
             raise Rejected("scriptpubkey")
-        if output.value < dust_threshold(output):
-            raise Rejected("dust")
+    if len(dust_of(tx)) > MAX_DUST_OUTPUTS:
+        raise Rejected("dust")
     if len(tx.serialize(witness=False)) < MIN_STANDARD_NONWITNESS_SIZE:
         raise Rejected("tx-size-small")
 

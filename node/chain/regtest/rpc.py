@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from node.chain.regtest.methods import METHOD_NOT_FOUND, RpcError
+from node.chain.regtest.rpc_values import METHOD_NOT_FOUND, RpcError
 
 log = structlog.get_logger(__name__)
 

@@ -208,7 +208,7 @@ class GetChainStatus(Struct, frozen=True, tag="chain.get_status"):
 
 
 class ChainStatus(Struct, frozen=True, tag="chain.status_of"):
-    """`cannot`: what the backend is not able to do. `away`: why it does not answer, `behind`: why it lags, else empty."""
+    """`cannot`: what the backend is not able to do. `away`, `behind`: why it does not answer, or lags; else empty."""
 
     backend: str
     cannot: tuple[str, ...]

@@ -26,6 +26,19 @@ class PeerRefused(Exception):
 
 
 @dataclass(frozen=True)
+class Kind:
+    """Which channel is opened: its type, as the peers name its parts."""
+
+    anchors: bool
+    alias: bool = False
+    zeroconf: bool = False
+
+    @property
+    def bits(self) -> list[int]:
+        return [12, *([22] * self.anchors), *([46] * self.alias), *([50] * self.zeroconf)]
+
+
+@dataclass(frozen=True)
 class ChannelView:
     """A channel as the peer sees it. `local` is the peer's side."""
 
@@ -180,7 +193,7 @@ class Peer(ABC):
         """Gives the peer coins; blocks are mined."""
 
     @abstractmethod
-    def open_channel(self, node_id: str, address: str, sat: int, push_sat: int) -> None:
+    def open_channel(self, node_id: str, address: str, sat: int, push_sat: int, kind: Kind) -> None:
         """Begins to open; the channel shows in `channels`."""
 
     @abstractmethod
@@ -189,6 +202,23 @@ class Peer(ABC):
     @abstractmethod
     def close_channel(self, funding: str) -> None:
         """Begins a cooperative close."""
+
+    @abstractmethod
+    def force_close(self, funding: str) -> None:
+        """Publishes its commitment, whether we are connected or not."""
+
+    @abstractmethod
+    def closes(self) -> int:
+        """How many of its channels are closed and not yet resolved to the last output."""
+
+    @abstractmethod
+    def money_sat(self) -> int:
+        """Its confirmed coins."""
+
+    @property
+    @abstractmethod
+    def state(self) -> Path:
+        """The folder that holds what it knows of its channels; copied and put back while it is down."""
 
     @abstractmethod
     def invoice(self, msat: int, *, description: str, expiry: int = 3600) -> str: ...
@@ -243,6 +273,14 @@ class HoldingPeer(Peer):
     @abstractmethod
     def hold_invoice(self, msat: int) -> str:
         """An invoice whose payment stays pending."""
+
+    @abstractmethod
+    def begin_paying(self, bolt11: str) -> None:
+        """Starts a payment and does not wait for its end."""
+
+    @abstractmethod
+    def ended(self, payment_hash: str) -> Outcome | None:
+        """How a payment that was begun ended; None while it is on its way."""
 
     @abstractmethod
     def pay_together(self, bolt11s: Sequence[str]) -> list[Outcome]:

@@ -16,6 +16,7 @@ from tests.interop.peers import lnd_build
 from tests.interop.peers.base import (
     ChannelView,
     HoldingPeer,
+    Kind,
     Outcome,
     PeerRefused,
     Terms,
@@ -25,6 +26,8 @@ from tests.interop.peers.base import (
 
 NODE_KEY = {"key_family": 6, "key_index": 0}
 PAY_SECONDS = 60
+HOLD_DELTA = 40
+"""Of its hold invoices, in blocks: LND cancels one that is held until 12 blocks before its end."""
 
 
 class Lnd(HoldingPeer):
@@ -129,7 +132,10 @@ class Lnd(HoldingPeer):
     def _confirmed_balance(self) -> int:
         return int(self.get("/v1/balance/blockchain")["confirmed_balance"])
 
-    def open_channel(self, node_id: str, address: str, sat: int, push_sat: int) -> None:
+    def open_channel(self, node_id: str, address: str, sat: int, push_sat: int, kind: Kind) -> None:
+        more: dict[str, Any] = {"scid_alias": True} if kind.alias else {}
+        if kind.zeroconf:
+            more["zero_conf"] = True
         self.post(
             "/v1/channels",
             node_pubkey=base64.b64encode(bytes.fromhex(node_id)).decode(),
@@ -137,6 +143,8 @@ class Lnd(HoldingPeer):
             push_sat=str(push_sat),
             private=True,
             sat_per_vbyte="2",
+            commitment_type="ANCHORS" if kind.anchors else "STATIC_REMOTE_KEY",
+            **more,
         )
 
     def channels(self) -> list[ChannelView]:
@@ -162,17 +170,40 @@ class Lnd(HoldingPeer):
             return False
         return True
 
-    def close_channel(self, funding: str) -> None:
-        """The answer is a stream that lasts until the close confirms: its first line is enough."""
+    def close_channel(self, funding: str, *, sat_per_vbyte: int = 2) -> None:
+        self._close(funding, f"sat_per_vbyte={sat_per_vbyte}")
+
+    def force_close(self, funding: str) -> None:
+        self._close(funding, "force=true")
+
+    def _close(self, funding: str, how: str) -> None:
         txid, _, index = funding.partition(":")
-        url = f"http://127.0.0.1:{self._rest}/v1/channels/{txid}/{index}?sat_per_vbyte=2"
+        self._first("DELETE", f"/v1/channels/{txid}/{index}?{how}")
+
+    def _first(self, verb: str, path: str, raw: bytes | None = None) -> Any:
+        """Of an answer that is a stream until the end of the matter, the first line is enough."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self._rest}{path}", raw, method=verb)
         try:
-            with urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=30) as response:
+            with urllib.request.urlopen(request, timeout=30) as response:
                 first = json.loads(response.readline())
         except urllib.error.HTTPError as error:
             raise PeerRefused(error.read().decode(errors="replace")) from error
         if "error" in first:
             raise PeerRefused(str(first["error"]))
+        return first
+
+    def closes(self) -> int:
+        found = self.get("/v1/channels/pending")
+        names = ("pending_closing_channels", "pending_force_closing_channels", "waiting_close_channels")
+        return sum(len(found[name]) for name in names)
+
+    def money_sat(self) -> int:
+        return self._confirmed_balance()
+
+    @property
+    def state(self) -> Path:
+        """Beside its wallet, which keeps its keys and coins."""
+        return self.folder / "lnd" / "data" / "graph" / "regtest"
 
     def invoice(self, msat: int, *, description: str, expiry: int = 3600) -> str:
         made = self.post("/v1/invoices", value_msat=str(msat), memo=description, expiry=str(expiry))
@@ -239,13 +270,29 @@ class Lnd(HoldingPeer):
 
         self.wait_until("to have its pong", answered, seconds=40)
 
+    def begin_paying(self, bolt11: str) -> None:
+        order = {
+            "payment_request": bolt11,
+            "timeout_seconds": PAY_SECONDS,
+            "fee_limit_msat": "0",
+            "max_parts": 1,
+        }
+        self._first("POST", "/v2/router/send", json.dumps(order).encode())
+
+    def ended(self, payment_hash: str) -> Outcome | None:
+        rows = self.get("/v1/payments?include_incomplete=true")["payments"]
+        (row,) = (row for row in rows if row["payment_hash"] == payment_hash)
+        if row["status"] == "SUCCEEDED":
+            return Outcome(row["payment_preimage"])
+        return Outcome(None, row["failure_reason"]) if row["status"] == "FAILED" else None
+
     def pay_together(self, bolt11s: Sequence[str]) -> list[Outcome]:
         return side_by_side((lambda b=bolt11: self.pay(b) for bolt11 in bolt11s), width=len(bolt11s))
 
     def hold_invoice(self, msat: int) -> str:
         preimage = secrets.token_bytes(32)
         digest = sha256(preimage)
-        made = self.post("/v2/invoices/hodl", hash=base64.b64encode(digest).decode(), value_msat=str(msat))
+        made = self.post("/v2/invoices/hodl", hash=base64.b64encode(digest).decode(), value_msat=str(msat), cltv_expiry=str(HOLD_DELTA))
         self._held[made["payment_request"]] = preimage
         return str(made["payment_request"])
 

@@ -11,12 +11,15 @@ import pytest
 from node.chain.backend import BackendAway, BackendUnusable
 from node.chain.bitcoind import Bitcoind
 from node.chain.blocks import concerns, header_of, transactions_of
+from node.chain.source import backend_of
+from node.config import BitcoindConfig, Config
 from protocol.amounts import Sat
 from protocol.bitcoin.network import REGTEST, SIGNET
 from protocol.bitcoin.transaction import Transaction
 from protocol.errors import MalformedMessage
 from tests.node.chain.conftest import make_bitcoind
 from tests.node.chain.regtest.wallet import ELSEWHERE, SCRIPT, spend
+from tests.node.chain.test_electrum_line import SIGNER, certificate, tls
 
 # The first block of regtest, published in the source of Bitcoin Core: a block that a lone clone can check.
 GENESIS_REGTEST = bytes.fromhex(
@@ -147,6 +150,53 @@ async def test_a_new_block_is_noticed_over_zmq_and_without_it(regtest: Any) -> N
                 await asyncio.sleep(0.05)
         await backend.close()
     assert noticed.is_set()
+
+
+async def test_the_rpc_is_spoken_over_tls_to_the_certificate_that_was_named(
+    regtest: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """btcd makes a certificate for itself; nothing else is believed, and nothing is said before that."""
+    chain, doors = regtest
+    pem, other = certificate(tmp_path, "rpc"), certificate(tmp_path, "other")
+
+    def made(port: int, cert: Path | str) -> Bitcoind:
+        settings = BitcoindConfig(f"https://127.0.0.1:{port}", cookie=str(doors.cookie_path), cert=str(cert))
+        backend = backend_of(Config("regtest", SIGNER, settings), tmp_path)
+        assert isinstance(backend, Bitcoind)
+        return backend
+
+    async with tls(doors.rpc_url.removeprefix("http://"), pem) as port:
+        backend = made(port, pem)
+        assert (await backend.tip()).block_hash == chain.tip_hash
+        await backend.close()
+        for wrong, sentence in (
+            (other, "not the expected one"),
+            ("", "not the expected one"),
+            ("x", "cannot be read"),
+        ):
+            backend = made(port, wrong)
+            with pytest.raises(BackendUnusable, match=sentence):
+                await backend.tip()
+            await backend.close()
+    monkeypatch.setattr("node.chain.json_rpc.HANDSHAKE_SECONDS", 0.2)
+    backend = made(int(doors.rpc_url.rpartition(":")[2]), pem)
+    with pytest.raises(BackendAway, match="does not answer"):
+        await backend.tip()
+
+
+async def test_an_answer_that_ends_with_its_connection_is_read_whole() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = b'{"result":"%s","error":null,"id":1}' % (b"11" * 32)
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + body)
+        writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    backend = Bitcoind(f"http://127.0.0.1:{port}", network=REGTEST, login="a:b")
+    for _ in range(2):
+        assert await backend.block_hash(1) == b"\x11" * 32
+    listening.close()
 
 
 @asynccontextmanager

@@ -224,6 +224,31 @@ async def test_pieces_of_the_header_chain_must_follow_each_other(
     assert (await electrum.tip()).block_hash == chain.tip_hash
 
 
+async def test_a_server_whose_newest_block_is_old_is_said_to_lag(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where blocks are sure to come; on regtest nobody may be mining."""
+    newest = rig.chain.block(rig.chain.height).time
+    monkeypatch.setattr(rig.backend, "_clock", lambda: newest + 3 * 3600 + 1)
+    assert (await rig.backend.tip()).behind == ""
+    monkeypatch.setattr("node.chain.electrum.STEADY", ("regtest",))
+    assert "more than three hours old" in (await rig.backend.tip()).behind
+    monkeypatch.setattr(rig.backend, "_clock", lambda: newest + 3 * 3600)
+    assert (await rig.backend.tip()).behind == ""
+
+
+async def test_an_invented_mempool_spend_is_not_believed(rig: Rig, proxy: Proxy) -> None:
+    coin, amount = confirmed_coin(rig.chain)
+    other = spend([(coin, amount)], [(1_000, ELSEWHERE)]).serialize().hex()
+    rig.chain.submit(spend([(coin, amount)], [(99_000, ELSEWHERE)]))
+    await rig.caught_up()
+    assert len(await rig.backend.mempool_spenders({coin: SCRIPT})) == 1
+    await rig.backend.mempool_spenders({})
+    proxy.alter = lambda method, result: other if method == "blockchain.transaction.get" else result
+    with pytest.raises(BackendAway, match="another transaction"):
+        await rig.backend.mempool_spenders({coin: SCRIPT})
+
+
 # Watching.
 
 

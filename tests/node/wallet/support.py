@@ -1,7 +1,7 @@
 """A wallet on the embedded chain, with the real signer and the real chain service, all in the test's process."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class DirectBackend:
         depth = self.chain.height - coin.height + 1
         return Unspent(coin.output.value, coin.output.script_pubkey, depth, self.chain.tip_hash)
 
-    async def transaction(self, txid: bytes) -> Found | None:
+    async def transaction(self, txid: bytes, height: int | None = None) -> Found | None:
         tx = self.chain.transaction(txid) if self.has_index else None
         if tx is None:
             return None
@@ -94,6 +94,17 @@ class DirectBackend:
         except (Rejected, MalformedMessage) as error:
             return Outcome(False, str(error))
         return Outcome(True, "")
+
+    async def submit_package(self, parents: Sequence[bytes], child: bytes) -> Outcome:
+        if self.refusal is not None:
+            return Outcome(False, self.refusal)
+        result = self.chain.submit_package([Transaction.parse(raw) for raw in (*parents, child)])
+        return Outcome(result.error is None, result.error or "")
+
+    async def mempool_spenders(self, watched: Mapping[OutPoint, bytes]) -> Sequence[Transaction]:
+        pool = self.chain.mempool
+        found = {pool.spender_of(outpoint) for outpoint in watched}
+        return [pool.entries[txid].tx for txid in found if txid is not None]
 
     async def feerate(self, target_blocks: int) -> FeeratePerKw | None:
         return self.estimate

@@ -66,27 +66,31 @@ def test_replacement_adds_no_unconfirmed_parent(chain: RegtestChain) -> None:
     assert adding.txid in chain.mempool
 
 
+def fan_out(chain: RegtestChain, coins: list[tuple[OutPoint, int]], children: tuple[int, ...]) -> None:
+    """Each coin is spent by a transaction that has so many children."""
+    for coin, count in zip(coins, children, strict=True):
+        fan = spend([coin], [(5_000, SCRIPT)] * 24)
+        chain.submit(fan)
+        for n in range(count):
+            chain.submit(spend([(OutPoint(fan.txid, n), 5_000)], [(4_000, SCRIPT)]))
+
+
 def test_replacement_evicts_at_most_100(chain: RegtestChain) -> None:
     """BIP 125 rule 5."""
-    coin = confirmed_coin(chain, 1_000_000)
-    fan = spend([coin], [(5_000, SCRIPT)] * 100)
-    chain.submit(fan)
-    for n in range(100):
-        chain.submit(spend([(OutPoint(fan.txid, n), 5_000)], [(4_000, SCRIPT)]))
-    winner = spend([coin], [(100_000, SCRIPT)])
+    coins = [confirmed_coin(chain, 1_000_000) for _ in range(5)]
+    fan_out(chain, coins, (20, 20, 20, 20, 16))
+    assert len(chain.mempool.entries) == 101
+    winner = spend(coins, [(100_000, SCRIPT)])
     assert refused(chain, winner).startswith("too many potential replacements")
-    chain.generate(1)
 
 
 def test_replacement_of_exactly_100_is_taken(chain: RegtestChain) -> None:
-    coin = confirmed_coin(chain, 1_000_000)
-    fan = spend([coin], [(5_000, SCRIPT)] * 99)
-    chain.submit(fan)
-    for n in range(99):
-        chain.submit(spend([(OutPoint(fan.txid, n), 5_000)], [(4_000, SCRIPT)]))
+    coins = [confirmed_coin(chain, 1_000_000) for _ in range(5)]
+    fan_out(chain, coins, (20, 20, 20, 20, 15))
     assert len(chain.mempool.entries) == 100
-    chain.submit(spend([coin], [(100_000, SCRIPT)]))
-    assert len(chain.mempool.entries) == 1
+    winner = spend(coins, [(100_000, SCRIPT)])
+    chain.submit(winner)
+    assert set(chain.mempool.entries) == {winner.txid}
 
 
 def test_a_transaction_does_not_replace_its_own_parent(chain: RegtestChain) -> None:
@@ -113,10 +117,10 @@ def test_with_full_rbf_a_silent_transaction_is_replaced(chain: RegtestChain) -> 
     assert chain.submit(winner) == winner.txid
 
 
-def test_a_long_chain_of_unconfirmed_parents_is_taken_and_mined_in_order(chain: RegtestChain) -> None:
+def test_a_chain_of_25_unconfirmed_is_taken_and_mined_in_order(chain: RegtestChain) -> None:
     outpoint, amount = confirmed_coin(chain)
     txids = []
-    for _ in range(30):
+    for _ in range(25):
         amount -= 500
         tx = spend([(outpoint, amount + 500)], [(amount, SCRIPT)])
         txids.append(chain.submit(tx))

@@ -214,7 +214,7 @@ async def test_send_answers_with_cores_codes(running: Running) -> None:
     missing = spend([(OutPoint(b"\x07" * 32, 0), 9_000)], [(8_000, SCRIPT)]).serialize().hex()
     burn = spend([coin], [(1_000, b"\x6a\x03abc"), (80_000, SCRIPT)]).serialize().hex()
     greedy = spend([coin], [(1_000, SCRIPT)]).serialize().hex()
-    assert await client.error("sendrawtransaction", dust) == (-26, "dust")
+    assert await client.error("sendrawtransaction", dust) == (-26, "dust, tx with dust output must be 0-fee")
     assert await client.error("sendrawtransaction", missing) == (-25, "bad-txns-inputs-missingorspent")
     assert (await client.error("sendrawtransaction", burn))[0] == -25
     assert (await client.error("sendrawtransaction", greedy, 0.0001))[0] == -25
@@ -235,14 +235,12 @@ async def test_testmempoolaccept_changes_nothing(running: Running) -> None:
     missing = spend([(OutPoint(b"\x07" * 32, 0), 9_000)], [(8_000, SCRIPT)])
     dust = spend([coin], [(293, SCRIPT), (50_000, SCRIPT)])
     greedy = spend([coin], [(1_000, SCRIPT)])
-    raws = [tx.serialize().hex() for tx in (good, missing, dust)]
-    rows = await running.client.call("testmempoolaccept", raws)
-    assert rows[0]["allowed"] and rows[0]["vsize"] == good.vsize
-    assert rows[0]["fees"]["base"] == 0.0001
-    assert [(r["allowed"], r["reject-reason"]) for r in rows[1:]] == [
-        (False, "missing-inputs"),
-        (False, "dust"),
-    ]
+    (row,) = await running.client.call("testmempoolaccept", [good.serialize().hex()])
+    assert row["allowed"] and row["vsize"] == good.vsize
+    assert row["fees"]["base"] == 0.0001
+    for tx, why in ((missing, "missing-inputs"), (dust, "dust")):
+        (row,) = await running.client.call("testmempoolaccept", [tx.serialize().hex()])
+        assert (row["allowed"], row["reject-reason"]) == (False, why)
     (row,) = await running.client.call("testmempoolaccept", [greedy.serialize().hex()], 0.0001)
     assert row["reject-reason"] == "max-fee-exceeded"
     assert await running.client.call("getrawmempool") == []

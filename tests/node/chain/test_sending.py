@@ -1,0 +1,161 @@
+"""Packages through the chain service: a child that pays for its parents, now and after each block."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from node.chain.backend import PACKAGES
+from protocol.bitcoin.transaction import OutPoint, Transaction, txid_hex
+from protocol.bus.messages.chain import Broadcast, Forget, GetTip
+from protocol.errors import CommandRefused
+from tests.node.chain.regtest.wallet import ELSEWHERE, SCRIPT, confirmed_coin, spend
+from tests.node.chain.test_electrum import make_electrum
+from tests.node.chain.test_service import Rig, until
+
+ROWS = "SELECT txid, height FROM transactions ORDER BY txid"
+
+
+def pair(
+    coin: tuple[OutPoint, int], parent_fee: int = 200, child_fee: int = 9_000
+) -> tuple[Transaction, Transaction]:
+    value = coin[1] - parent_fee
+    parent = spend([coin], [(value, SCRIPT)])
+    return parent, spend([(OutPoint(parent.txid, 0), value)], [(value - child_fee, ELSEWHERE)])
+
+
+def as_package(parent: Transaction, child: Transaction, *, keep: bool = True) -> Broadcast:
+    return Broadcast(child.serialize(), "a child", keep=keep, parents=(parent.serialize(),))
+
+
+def saved(rig: Rig) -> dict[bytes, int | None]:
+    assert rig.database is not None
+    return {bytes(txid): height for txid, height in rig.database.writer.read(ROWS)}
+
+
+@pytest.fixture
+async def rig(regtest: Any, tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = Rig(*regtest, tmp_path / "node.db")
+    await rig.start()
+    await rig.caught_up()
+    yield rig
+    await rig.stop()
+
+
+async def test_a_parent_below_the_market_goes_out_with_its_child(rig: Rig) -> None:
+    parent, child = pair(confirmed_coin(rig.chain))
+    rig.chain.mempool.set_floor(10_000)
+    alone = await rig.ask(Broadcast(parent.serialize(), keep=False))
+    assert not alone.accepted and "mempool min fee not met" in alone.reason
+    together = await rig.ask(as_package(parent, child))
+    assert (together.txid, together.accepted) == (child.txid, True)
+    assert list(rig.chain.mempool.entries) == [parent.txid, child.txid]
+    assert saved(rig) == {parent.txid: None, child.txid: None}
+    rig.chain.generate(1)
+    await until(lambda: saved(rig) == {parent.txid: rig.chain.height, child.txid: rig.chain.height})
+
+
+async def test_a_package_that_pays_too_little_is_refused_with_both_reasons(rig: Rig) -> None:
+    parent, child = pair(confirmed_coin(rig.chain), child_fee=500)
+    rig.chain.mempool.set_floor(10_000)
+    result = await rig.ask(as_package(parent, child, keep=False))
+    assert not result.accepted
+    assert result.reason.startswith("transaction failed: parent: mempool min fee not met, 700 <")
+    assert saved(rig) == {} and not rig.chain.mempool.entries
+
+
+async def test_a_package_is_sent_again_after_each_block_as_one(rig: Rig) -> None:
+    """The market fell back below what both pay together, and still is above what the parent pays."""
+    coin = confirmed_coin(rig.chain)
+    parent, child = pair(coin, child_fee=2_000)
+    rig.chain.mempool.set_floor(50_000)
+    assert not (await rig.ask(as_package(parent, child))).accepted
+    rig.chain.mempool.set_floor(5_000)
+    rig.chain.generate_block([])
+    await until(lambda: child.txid in rig.chain.mempool)
+    rig.chain.mempool.set_floor(60_000)
+    assert not rig.chain.mempool.entries
+    rig.chain.mempool.set_floor(5_000)
+    await rig.stop()
+    await rig.start()  # which is not told that they belong together
+    await until(lambda: {parent.txid, child.txid} <= set(rig.chain.mempool.entries))
+
+
+async def test_a_parent_that_is_in_a_block_needs_no_package(rig: Rig) -> None:
+    parent, child = pair(confirmed_coin(rig.chain))
+    rig.chain.submit(parent)
+    rig.chain.generate(1)
+    await rig.caught_up()
+    assert (await rig.ask(as_package(parent, child))).accepted
+    assert child.txid in rig.chain.mempool
+
+
+async def test_a_parent_that_the_server_finds_in_a_block_does_not_stop_the_child(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bitcoin Core then judges nothing else of the package."""
+    parent, child = pair(confirmed_coin(rig.chain))
+    rig.chain.submit(parent)
+    rig.chain.generate(1)
+    await rig.caught_up()
+    ask, said = rig.backend._rpc.call, "txn-already-known"
+
+    async def call(method: str, *params: Any) -> Any:
+        if method != "submitpackage":
+            return await ask(method, *params)
+        given = [Transaction.parse(bytes.fromhex(raw)) for raw in params[0]]
+        rows = zip(given, (said, "package-not-validated"), strict=True)
+        results = {tx.wtxid.hex(): {"txid": txid_hex(tx.txid), "error": error} for tx, error in rows}
+        return {"package_msg": "transaction failed", "tx-results": results, "replaced-transactions": []}
+
+    monkeypatch.setattr(rig.backend._rpc, "call", call)
+    assert (await rig.ask(as_package(parent, child))).accepted
+    assert child.txid in rig.chain.mempool
+    said = "scriptpubkey"
+    other = await rig.ask(as_package(*pair(confirmed_coin(rig.chain)), keep=False))
+    assert not other.accepted and other.reason == (
+        "transaction failed: parent: scriptpubkey; package-not-validated"
+    )
+
+
+async def test_a_package_without_its_parent_s_child_is_refused_by_us(rig: Rig) -> None:
+    parent, _ = pair(confirmed_coin(rig.chain))
+    _, stranger = pair(confirmed_coin(rig.chain))
+    with pytest.raises(CommandRefused, match="is no parent of"):
+        await rig.ask(as_package(parent, stranger))
+    with pytest.raises(CommandRefused, match="not a transaction"):
+        await rig.ask(Broadcast(stranger.serialize(), parents=(b"\x00",)))
+    assert saved(rig) == {}
+
+
+async def test_a_forgotten_child_leaves_its_parent(rig: Rig) -> None:
+    parent, child = pair(confirmed_coin(rig.chain), parent_fee=1_000)
+    await rig.ask(as_package(parent, child))
+    rig.bus.send("chain", Forget(child.txid))
+    await rig.ask(GetTip())
+    await until(lambda: saved(rig) == {parent.txid: None})
+
+
+class OneByOneRig(Rig):
+    async def start(self, **options: Any) -> None:
+        await super().start(make=lambda: make_electrum(self.doors.electrum_endpoint), **options)
+
+
+async def test_a_backend_without_packages_sends_one_by_one_and_says_what_failed(
+    regtest: Any, tmp_path: Path
+) -> None:
+    rig = OneByOneRig(*regtest, tmp_path / "node.db")
+    await rig.start()
+    await rig.caught_up()
+    assert PACKAGES in rig.backend.cannot
+    good = pair(confirmed_coin(rig.chain), parent_fee=1_000)
+    assert (await rig.ask(as_package(*good))).accepted
+    rig.chain.generate(1)
+    poor = pair(confirmed_coin(rig.chain))
+    rig.chain.mempool.set_floor(10_000)
+    result = await rig.ask(as_package(*poor, keep=False))
+    assert not result.accepted
+    assert "its parent: " in result.reason and "mempool min fee not met" in result.reason
+    assert "no packages here" in result.reason
+    await rig.stop()
