@@ -1,7 +1,8 @@
 """A link and its session, joined: bytes in, events out, one write a turn, and bounds on what may wait."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 from node.peer.events import Event
@@ -11,6 +12,9 @@ from protocol.transport import Link, LinkClosed, LinkProfile
 
 _WATCH_FROM = 64 * 1024
 """Bytes waiting from which it is worth a task to see whether the peer takes them."""
+
+_GOSSIP_AT_ONCE = 32 * 1024
+"""Gossip between two waits for the link: what a channel message may have to stand behind."""
 
 OnEvent = Callable[["Connection", Event], None]
 Run = Callable[[Coroutine[Any, Any, Any]], object]
@@ -56,6 +60,8 @@ class Connection:
         self._paused = False
         self._waiting = 0
         self._watched = False
+        self._gossip: deque[tuple[tuple[bytes, ...], asyncio.Future[bool]]] = deque()
+        self._pumping = False
 
     @property
     def profile(self) -> LinkProfile:
@@ -104,6 +110,46 @@ class Connection:
         finally:
             self._watched = False
 
+    # Gossip goes out after everything else, at the pace of the peer.
+
+    def send_gossip(self, frames: tuple[bytes, ...]) -> "asyncio.Future[bool]":
+        """Done with True when the link took the frames, with False when the connection ended before."""
+        taken: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        if self.why_closed is not None or not frames:
+            taken.set_result(self.why_closed is None)
+            return taken
+        self._gossip.append((frames, taken))
+        if not self._pumping:
+            self._pumping = True
+            self._run(self._pump())
+        return taken
+
+    async def _pump(self) -> None:
+        try:
+            while self._gossip and self.why_closed is None:
+                frames, taken = self._gossip[0]
+                for piece in _pieces(frames):
+                    # Only now are they encrypted, so a channel message that comes up meanwhile goes first.
+                    await self._link.drain()
+                    if self.why_closed is not None:
+                        return
+                    self.session.send(piece)
+                    self.flush()
+                    await asyncio.sleep(0)
+                if self._gossip:
+                    self._gossip.popleft()
+                _settle(taken, True)
+        except LinkClosed:
+            pass
+        finally:
+            self._pumping = False
+            if self.why_closed is not None:
+                self._drop_gossip()
+
+    def _drop_gossip(self) -> None:
+        while self._gossip:
+            _settle(self._gossip.popleft()[1], False)
+
     def tick(self, now: float) -> None:
         if self._paused and not self._received.is_overdrawn(now):
             self._paused = False
@@ -124,5 +170,24 @@ class Connection:
         if output:
             self._link.send(output)
         self._link.close(reason)
+        self._drop_gossip()
         if not self.outcome.done():
             self.outcome.set_result(None)
+
+
+def _settle(taken: "asyncio.Future[bool]", value: bool) -> None:
+    if not taken.done():
+        taken.set_result(value)
+
+
+def _pieces(frames: tuple[bytes, ...]) -> Iterator[tuple[bytes, ...]]:
+    piece: list[bytes] = []
+    size = 0
+    for frame in frames:
+        piece.append(frame)
+        size += len(frame)
+        if size >= _GOSSIP_AT_ONCE:
+            yield tuple(piece)
+            piece, size = [], 0
+    if piece:
+        yield tuple(piece)

@@ -48,6 +48,13 @@ class ForChannels:
 
 
 @dataclass(frozen=True, slots=True)
+class ForGossip:
+    """Gossip messages in order, undecoded; told after the channel messages of the same turn."""
+
+    frames: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PeerSaid:
     """An error or a warning, for the log; it is also among the messages for channels."""
 
@@ -62,4 +69,4 @@ class Ended:
     reason: str
 
 
-Event = StaticKeyNeeded | Identified | Ready | ForChannels | PeerSaid | Ended
+Event = StaticKeyNeeded | Identified | Ready | ForChannels | ForGossip | PeerSaid | Ended

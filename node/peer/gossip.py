@@ -1,4 +1,4 @@
-"""Gossip while this node keeps none: what arrives is dropped, queries get an honest empty answer (BOLT 7)."""
+"""Which messages are gossip, and the honest empty answer of a node without a gossip service (BOLT 7)."""
 
 from protocol.wire import bolt7_gossip, decode, encode
 

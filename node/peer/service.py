@@ -21,6 +21,7 @@ from node.peer.events import (
     Ended,
     Event,
     ForChannels,
+    ForGossip,
     Identified,
     LocalNode,
     PeerSaid,
@@ -29,7 +30,8 @@ from node.peer.events import (
 )
 from node.peer.limits import USUAL_LIMITS, PeerLimits
 from node.peer.reconnect import Reconnects
-from node.peer.session import Session
+from node.peer.session import STORAGE_TYPES, Session
+from node.peer.storage import table as peer_storage
 from node.storage.writer import Writer
 from protocol import curve
 from protocol.bolt8.handshake import StaticDh
@@ -40,6 +42,7 @@ from protocol.bus.service import Service, handles, hears
 from protocol.errors import CommandRefused, ProtocolError
 from protocol.secret import Secret
 from protocol.transport import DialFailed, Link, Listener, RoadState, Transport
+from protocol.wire import bolt1, encode
 
 log = structlog.get_logger()
 NO_ADDRESS = 400
@@ -73,16 +76,20 @@ class PeerService(Service):
         limits: PeerLimits = USUAL_LIMITS,
         clock: Callable[[], float] = time.monotonic,
         tick_seconds: float = 1.0,
+        gossip: bool = False,
     ) -> None:
+        """`gossip`: there is a service of that name, which takes and answers gossip."""
         super().__init__(bus)
         self._local = local
         self._signer = signer
         self._book = AddressBook(writer)
+        self._writer = writer
         self._transports = transports
         self._listen = listen
         self._limits = limits
         self._clock = clock
         self._tick_seconds = tick_seconds
+        self._gossip = gossip
         self._listeners: list[Listener] = []
         self._connections: dict[int, Connection] = {}
         self._peers: dict[bytes, Connection] = {}
@@ -193,6 +200,13 @@ class PeerService(Service):
         connection.session.send(message.frames)
         self._to_flush.add(connection)
 
+    @handles(messages.SendGossip)
+    async def send_gossip(self, request: messages.SendGossip) -> bool:
+        connection = self._peers.get(request.node_id)
+        if connection is None or connection.number != request.connection:
+            return False
+        return await connection.send_gossip(request.frames)
+
     @hears(messages.DropPeer)
     def drop_peer(self, message: messages.DropPeer) -> None:
         connection = self._peers.get(message.node_id)
@@ -300,7 +314,12 @@ class PeerService(Service):
         now = self._clock()
         if node_id is None:
             session = Session.accept(
-                self._local, ephemeral=new_ephemeral(), profile=link.profile, now=now, limits=self._limits
+                self._local,
+                ephemeral=new_ephemeral(),
+                profile=link.profile,
+                now=now,
+                limits=self._limits,
+                gossip=self._gossip,
             )
         else:
             session = Session.dial(
@@ -310,6 +329,7 @@ class PeerService(Service):
                 profile=link.profile,
                 now=now,
                 limits=self._limits,
+                gossip=self._gossip,
             )
         self._opened += 1
         connection = Connection(
@@ -331,6 +351,12 @@ class PeerService(Service):
         match event:
             case ForChannels():
                 self._to_channels(connection, event.frames)
+            case ForGossip():
+                if connection.node_id is not None:
+                    self.bus.send(
+                        "gossip",
+                        messages.GossipFromPeer(connection.node_id, connection.number, event.frames),
+                    )
             case StaticKeyNeeded():
                 self.run(self._mix_static(connection, event.request))
             case Identified():
@@ -349,7 +375,8 @@ class PeerService(Service):
         if node_id is None:
             raise RuntimeError("a message for a channel came before the peer was identified")
         for frame in frames:
-            send("channel", messages.FromPeer(node_id, number, frame))
+            to = "peer_storage" if frame[1] in STORAGE_TYPES and not frame[0] else "channel"
+            send(to, messages.FromPeer(node_id, number, frame))
 
     async def _mix_static(self, connection: Connection, request: StaticDh) -> None:
         step = contract.StaticKeyStep(request.chaining_key.reveal(), request.remote_ephemeral)
@@ -407,7 +434,15 @@ class PeerService(Service):
         else:
             self._book.seen(node_id)
         log.info("peer_up", node_id=node_id.hex(), address=connection.address, outbound=connection.outbound)
+        self._give_back(connection, node_id)
         self.bus.publish(messages.PeerUp(node_id, connection.number, features))
+
+    def _give_back(self, connection: Connection, node_id: bytes) -> None:
+        """What we keep for it, before any channel speaks: it may have lost everything (BOLT 1, "Peer storage")."""
+        if self._local.features.has("option_provide_storage"):
+            blob = peer_storage.blob_of(self._writer, node_id)
+            if blob is not None:
+                connection.session.send((encode(bolt1.PeerStorageRetrieval(blob)),))
 
     def _close(self, connection: Connection, reason: str) -> None:
         """Ends a connection, whoever wanted it, and tells the others once."""

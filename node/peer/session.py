@@ -14,6 +14,7 @@ from node.peer.events import (
     Ended,
     Event,
     ForChannels,
+    ForGossip,
     Identified,
     LocalNode,
     PeerSaid,
@@ -31,7 +32,11 @@ from protocol.transport import LinkProfile
 from protocol.wire import bolt1, decode, encode
 
 _CHANNEL_RANGES = (range(2, 3), range(32, 42), range(64, 82), range(127, 137))
-_IS_CHANNEL = tuple(any(number in types for types in _CHANNEL_RANGES) for number in range(256))
+STORAGE_TYPES = (bolt1.PeerStorage.TYPE, bolt1.PeerStorageRetrieval.TYPE)
+_IS_CHANNEL = tuple(
+    number in STORAGE_TYPES or any(number in types for types in _CHANNEL_RANGES) for number in range(256)
+)
+"""What is handed on undecoded: to the channels, and to peer storage."""
 _CONTROL = frozenset(
     (bolt1.Init.TYPE, bolt1.Error.TYPE, bolt1.Warning.TYPE, bolt1.Ping.TYPE, bolt1.Pong.TYPE)
 )
@@ -90,7 +95,13 @@ class Session:
     """Made by `dial` or `accept`; over after the event `Ended` or a call of `end`."""
 
     def __init__(
-        self, local: LocalNode, profile: LinkProfile, limits: PeerLimits, state: _State, now: float
+        self,
+        local: LocalNode,
+        profile: LinkProfile,
+        limits: PeerLimits,
+        state: _State,
+        now: float,
+        gossip: bool,
     ) -> None:
         self._local = local
         self._profile = profile
@@ -103,6 +114,9 @@ class Session:
         """Since when each channel waits for the revoke_and_ack to our commitment_signed."""
         self._answers = Budget(rate=limits.answers_per_second, burst=limits.answers_burst, now=now)
         self._act = b""
+        self._has_gossip = gossip
+        self._gossip: list[bytes] = []
+        """What came in this turn; without a gossip service it is dropped, and queries get an empty answer."""
         self._output: list[bytes] = []
         self._events: list[Event] = []
 
@@ -116,10 +130,11 @@ class Session:
         profile: LinkProfile,
         now: float,
         limits: PeerLimits = USUAL_LIMITS,
+        gossip: bool = False,
     ) -> "Session":
         """`InvalidKey` when `node_id` is not on the curve. Act one waits in the output."""
         handshake = Initiator(ephemeral, node_id, local.node_id)
-        session = cls(local, profile, limits, _AwaitActTwo(handshake), now)
+        session = cls(local, profile, limits, _AwaitActTwo(handshake), now, gossip)
         session._output.append(handshake.act_one())
         return session
 
@@ -132,8 +147,9 @@ class Session:
         profile: LinkProfile,
         now: float,
         limits: PeerLimits = USUAL_LIMITS,
+        gossip: bool = False,
     ) -> "Session":
-        return cls(local, profile, limits, _AwaitActOne(Responder(ephemeral, local.node_id)), now)
+        return cls(local, profile, limits, _AwaitActOne(Responder(ephemeral, local.node_id)), now, gossip)
 
     @property
     def is_live(self) -> bool:
@@ -296,6 +312,10 @@ class Session:
             # What came before a bad message is as good as if the bad one had come a second later.
             if for_channels:
                 self._events.append(ForChannels(tuple(for_channels)))
+            if self._gossip:
+                # Behind: whatever gossip costs is paid after the channels had their turn.
+                self._events.append(ForGossip(tuple(self._gossip)))
+                self._gossip.clear()
 
     def _is_for_channels(self, frame: bytes, now: float) -> bool:
         """Answers or drops what is not."""
@@ -309,7 +329,9 @@ class Session:
         if number in _CONTROL:
             return self._on_control(frame, now)
         if number in gossip.GOSSIP_TYPES:
-            if gossip.is_query(number):
+            if self._has_gossip:
+                self._gossip.append(frame)
+            elif gossip.is_query(number):
                 self._spend_answer(now)
                 self._send_now(gossip.answer(frame))
             return False

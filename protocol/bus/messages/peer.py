@@ -102,8 +102,8 @@ class KeepPeer(Struct, frozen=True, tag="peer.keep"):
 
 
 class PutOurBlob(Struct, frozen=True, tag="peer.put_our_blob"):
-    """One way, to "peer_storage": our peers with channels are to keep this for us (BOLT 1, peer_storage), until the next
-    one. To be said again after each start.
+    """One way, to "peer_storage": our peers with channels are to keep this for us (BOLT 1, peer_storage), until the
+    next one. To be said again after each start.
 
     The bytes are stored and given back as they are: the sender encrypts and authenticates them, pads them to hide
     their size, and numbers them to know an old one. At most 65531; more is refused in the log.

@@ -54,6 +54,10 @@ class PlanSpend(Struct, frozen=True, tag="wallet.plan"):
     minconf: int = 1
     hot_only: bool = False
     """Leaves the coins of the cold branch alone."""
+    to_reserve: Sat = Sat(0)
+    """So much goes to the fee reserve, in an output of its own. For the funding of a channel."""
+    from_reserve: bool = False
+    """Spends coins of the fee reserve and no others; change goes back to it. The signer lets them go to cold alone."""
 
 
 class SpendPlanned(Struct, frozen=True, tag="wallet.planned"):
@@ -82,3 +86,49 @@ class ReleasePlan(Struct, frozen=True, tag="wallet.release"):
     """Gives the coins of a plan that was not sent back."""
 
     purpose: str
+
+
+class LendCoins(Struct, frozen=True, tag="wallet.lend"):
+    """Durably sets confirmed coins of at least `value` aside for the fee of a close: those of the fee reserve first, then
+    hot ones. They come back with `ReleasePlan`. The same `purpose` again answers the same coins."""
+
+    purpose: str
+    value: Sat
+
+
+class CoinsLent(Struct, frozen=True, tag="wallet.lent"):
+    """`change`: branch and index where what is left goes."""
+
+    coins: tuple[CoinInfo, ...]
+    change: tuple[int, int]
+
+
+class ListReserve(Struct, frozen=True, tag="wallet.list_reserve"):
+    """Answered with `ReserveCoins`."""
+
+
+class ReserveCoinInfo(Struct, frozen=True):
+    """An output to branch 3 at `position`. `state`: "confirmed"; "funding" (it confirms together with a channel of ours);
+    "unconfirmed"; or "lent". `previous`: the whole transaction, where the state is one of the first two."""
+
+    txid: bytes
+    vout: int
+    value: Sat
+    position: int
+    state: str
+    previous: bytes = b""
+
+
+class ReserveCoins(Struct, frozen=True, tag="wallet.reserve"):
+    """`address` and `script`: the next place for a top-up. `cold_script`: where a surplus goes back to."""
+
+    coins: tuple[ReserveCoinInfo, ...]
+    address: str
+    script: bytes
+    cold_script: bytes
+
+
+class ReserveNoted(Struct, frozen=True, tag="wallet.reserve_noted"):
+    """One way: the signer knows these coins of the reserve (txid and index), so they can pay a fee."""
+
+    outpoints: tuple[tuple[bytes, int], ...]

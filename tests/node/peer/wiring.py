@@ -79,13 +79,16 @@ def dialler(now: float = 0.0, **more: object) -> End:
     return End(session, ALICE_KEY)
 
 
-def listener(now: float = 0.0, limits: PeerLimits = USUAL_LIMITS, **more: object) -> End:
+def listener(
+    now: float = 0.0, limits: PeerLimits = USUAL_LIMITS, *, gossip: bool = False, **more: object
+) -> End:
     session = Session.accept(
         local(BOB_KEY, **more),  # type: ignore[arg-type]
         ephemeral=Secret(BOB_EPHEMERAL),
         profile=PROFILE,
         now=now,
         limits=limits,
+        gossip=gossip,
     )
     return End(session, BOB_KEY)
 
