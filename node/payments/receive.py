@@ -18,6 +18,7 @@ from protocol.bolt4.failure import (
 from protocol.bolt4.payload import FinalPayload
 from protocol.bolt4.sphinx import InvalidOnionPayload as BadPayload
 from protocol.bus.messages.channel import HtlcReceived
+from protocol.hashes import sha256
 
 MIN_FINAL_CLTV_EXPIRY = 22
 """The fewest blocks that we accept to have left. 18 before its expiry an HTLC that we fulfilled forces its channel
@@ -29,13 +30,23 @@ HtlcKey = tuple[bytes, int]
 """Channel id and HTLC id."""
 
 
+HOLD_MARGIN = 20
+"""A hold invoice is cancelled so many blocks before the first of its HTLCs expires: two before a fulfilled one would
+force its channel onto the chain."""
+
+
+ACROSS_CHANNELS = False
+"""Whether the signer releases the preimage of an invoice against HTLCs of several channels together. It judges one
+channel at a time today and would refuse each, so such a set goes back at once instead of hanging until it expires."""
+
+
 class Expected(Struct, frozen=True):
-    """The part of one of our unpaid invoices that an HTLC is held against."""
+    """The part of one of our unpaid invoices that an HTLC is held against. `expires_at` None: it came in time."""
 
     payment_hash: bytes
     payment_secret: bytes
     amount_msat: Msat | None
-    expires_at: int
+    expires_at: int | None
 
 
 def details_failure(htlc: HtlcReceived, height: BlockHeight) -> Failure:
@@ -62,8 +73,19 @@ def judge(
     acceptable = (
         expected is not None
         and final.payment_secret == expected.payment_secret
-        and expected.expires_at > now
+        and (expected.expires_at is None or expected.expires_at > now)
         and _is_amount_right(final.total_msat, expected.amount_msat)
+        and htlc.cltv_expiry >= height + MIN_FINAL_CLTV_EXPIRY
+    )
+    return None if acceptable else details_failure(htlc, height)
+
+
+def judge_keysend(htlc: HtlcReceived, final: FinalPayload, *, height: BlockHeight) -> Failure | None:
+    """bLIP 3: whoever sends the preimage along pays without an invoice, in one piece."""
+    acceptable = (
+        final.keysend_preimage is not None
+        and sha256(final.keysend_preimage) == htlc.payment_hash
+        and 0 < final.total_msat <= htlc.amount_msat
         and htlc.cltv_expiry >= height + MIN_FINAL_CLTV_EXPIRY
     )
     return None if acceptable else details_failure(htlc, height)
@@ -77,30 +99,38 @@ def _is_amount_right(total: Msat, asked: Msat | None) -> bool:
 class HtlcSet:
     """The HTLCs that pay one invoice together. All are fulfilled or none.
 
-    Once it is `claiming` it takes no HTLC more: the second payer of an invoice gets the money back. A `resumed`
-    set was claiming before a restart. Its preimage may be out, so what is said again is fulfilled again.
+    Once it is `complete` it takes no HTLC more: the second payer of an invoice gets the money back. A `resumed`
+    set was being claimed before a restart. Its preimage may be out, so what is said again is fulfilled again.
     """
 
     def __init__(self, total_msat: Msat, *, resumed: bool = False) -> None:
         self.total_msat = total_msat
         self.parts: dict[HtlcKey, HtlcReceived] = {}
-        self.claiming = resumed
+        self.complete = resumed
         self.resumed = resumed
         self.was_fulfilled = False
+
+    @property
+    def first_expiry(self) -> int:
+        return min((part.cltv_expiry for part in self.parts.values()), default=2**32)
 
     @property
     def received_msat(self) -> Msat:
         return Msat(sum(part.amount_msat for part in self.parts.values()))
 
+    def spans(self, channel_id: bytes) -> bool:
+        """Whether with an HTLC of this channel it would stand in several."""
+        return any(key[0] != channel_id for key in self.parts)
+
     def takes(self, final: FinalPayload) -> bool:
-        return self.resumed or (not self.claiming and final.total_msat == self.total_msat)
+        return self.resumed or (not self.complete and final.total_msat == self.total_msat)
 
     def add(self, htlc: HtlcReceived) -> bool:
         """Whether the set is complete now, and so to be claimed."""
         self.parts[htlc.channel_id, htlc.htlc_id] = htlc
-        if not self.claiming and self.received_msat >= self.total_msat:
-            self.claiming = True
-        return self.claiming
+        if not self.complete and self.received_msat >= self.total_msat:
+            self.complete = True
+        return self.complete
 
     def resolved(self, key: HtlcKey, *, fulfilled: bool) -> bool:
         """Whether the last of the parts that we know is gone now."""

@@ -1,32 +1,34 @@
-"""Invoices, and the incoming HTLCs that pay them (BOLT 4, "Basic Multi-Part Payments"; BOLT 11).
+"""Incoming HTLCs that pay us, and the decision of each set (BOLT 4, "Basic Multi-Part Payments"; bLIP 3).
 
-The signer makes an invoice and keeps its preimage; it releases the preimage when the channel asks in order to
-fulfil. Here is decided *whether* to. The decision of a set is saved before the first fulfil, so that a restart
-in the middle of it cannot fulfil one part and fail the other.
+The signer keeps the preimages of our invoices; it releases one when the channel asks in order to fulfil. Here is
+decided *whether* to. The decision of a set is saved before the first fulfil, so that a restart in the middle of
+it cannot fulfil one part and fail the other.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import msgspec
 import structlog
 
-from node.payments import receive, store
+from node.payments import receive, records
 from node.payments.receive import Expected, HtlcKey, HtlcSet
-from node.payments.store import CLAIMING, Desk, Writer
+from node.payments.records import CLAIMING
+from node.payments.store import INSERT_INVOICE, SET_INVOICE, Desk, Writer
 from protocol.amounts import BlockHeight, Msat
 from protocol.bolt4 import failure as failures
-from protocol.bolt4.failure import Failure, MppTimeout, UnknownNextPeer
+from protocol.bolt4.failure import Failure, MppTimeout
 from protocol.bolt4.payload import FinalPayload
 from protocol.bus.messages.channel import FailHtlc, FulfilHtlc, HtlcReceived, HtlcResolved, Settled
-from protocol.bus.messages.payments import CreateInvoice, InvoiceRow, Invoices, ListInvoices
-from protocol.bus.messages.signer import InvoiceMade, MakeInvoice
+from protocol.bus.messages.payments import HeldHtlc, InvoiceRow
 from protocol.errors import CommandRefused
+from protocol.hashes import sha256
 
 log = structlog.get_logger()
-LABEL_EXISTS = 900
-INVALID_PARAMETER = -32602
 Later = Callable[[float, Callable[[], None]], object]
+ACCEPTED, CANCELLED = "accepted", "cancelled"
+BY_SIGNER, EXTERNAL = 1, 2
+"""Who has the preimage of a hold invoice."""
+UNKNOWN_INVOICE = 905
 
 
 class Receiver:
@@ -35,213 +37,172 @@ class Receiver:
         desk: Desk,
         writer: Writer,
         *,
-        make_invoice: Callable[[MakeInvoice], Awaitable[InvoiceMade]],
         height: Callable[[], BlockHeight],
         clock: Callable[[], float],
-        random_bytes: Callable[[int], bytes],
         later: Later,
         changed: Callable[[InvoiceRow], None],
+        mpp_seconds: float = receive.MPP_SECONDS,
     ) -> None:
         self._desk = desk
         self._writer = writer
-        self._make_invoice = make_invoice
         self._height = height
         self._clock = clock
-        self._random_bytes = random_bytes
         self._later = later
         self._changed = changed
-        self._open: dict[bytes, InvoiceRow] = {}
+        self._mpp_seconds = mpp_seconds
+        self.open: dict[bytes, InvoiceRow] = {}
         """Every invoice that an HTLC may still pay; all others are unknown to a payer, at no cost to us."""
         self._settling: dict[bytes, InvoiceRow] = {}
         """Paid invoices whose last write is still on its way to the disk."""
         self._sets: dict[bytes, HtlcSet] = {}
         self._said: dict[HtlcKey, FulfilHtlc | FailHtlc] = {}
         """What was decided of each HTLC that is not yet gone, to be said again."""
-        self._labels: set[str] = set()
-        self._waiting: dict[bytes, list[asyncio.Future[InvoiceRow]]] = {}
+        self.on_paid: Callable[[InvoiceRow], None] | None = None
         self._last_pay_index = 0
 
     def load(self) -> None:
-        self._last_pay_index = store.read_last_pay_index(self._writer)
-        for invoice in store.read_open_invoices(self._writer, self._clock()):
-            self._open[invoice.payment_hash] = invoice
+        self._last_pay_index = records.read_last_pay_index(self._writer)
+        for invoice in records.read_open_invoices(self._writer, self._clock()):
+            self.open[invoice.payment_hash] = invoice
             if invoice.status == CLAIMING:
                 self._sets[invoice.payment_hash] = HtlcSet(invoice.received_msat or Msat(0), resumed=True)
 
     def claiming(self) -> tuple[bytes, ...]:
         """Invoices whose fulfilment was decided and whose end we did not see."""
-        return tuple(h for h, invoice in self._open.items() if invoice.status == CLAIMING)
+        return tuple(h for h, invoice in self.open.items() if invoice.status == CLAIMING)
 
     def settled_before(self, settled: Settled) -> None:
         """The channel had settled these before a crash kept us from saving that we were paid."""
         for payment_hash, amount in settled.amounts:
-            invoice = self._open.get(payment_hash)
+            invoice = self.open.get(payment_hash)
             if invoice is not None and amount >= (invoice.received_msat or 1):
                 self._sets.pop(payment_hash, None)
                 self._paid(invoice)
 
-    def forget_expired(self) -> None:
-        """Called now and then. The rows stay; only nobody can pay them any more."""
-        now = self._clock()
-        gone = [h for h, invoice in self._open.items() if invoice.expires_at <= now and h not in self._sets]
-        for payment_hash in gone:
-            del self._open[payment_hash]
+    def new_block(self) -> None:
+        """Nobody can pay an expired invoice any more; its row stays. What is held too long goes back."""
+        now, height = self._clock(), self._height()
+        for payment_hash, invoice in list(self.open.items()):
+            parts = self._sets.get(payment_hash)
+            if parts is None:
+                if invoice.expires_at <= now and invoice.status != ACCEPTED:
+                    del self.open[payment_hash]
+            elif invoice.hold and invoice.status != CLAIMING and _is_late(parts, height):
+                log.warning("hold_invoice_cancelled_by_deadline", payment_hash=payment_hash.hex())
+                self._cancel(invoice)
 
-    # Invoices.
+    def is_paying(self, payment_hash: bytes) -> bool:
+        return payment_hash in self._sets
 
-    async def create(self, request: CreateInvoice) -> InvoiceRow:
-        _check(request)
-        if request.label in self._labels or store.read_invoices(self._writer, label=request.label):
-            raise CommandRefused(
-                f"there is an invoice with the label {request.label!r} already",
-                what_to_do="Choose another label.",
-                code=LABEL_EXISTS,
-            )
-        self._labels.add(request.label)  # two of them at a time must not both pass the test above
-        try:
-            return await self._create(request)
-        finally:
-            self._labels.discard(request.label)
-
-    async def _create(self, request: CreateInvoice) -> InvoiceRow:
-        created = int(self._clock())
-        made = await self._make_invoice(
-            MakeInvoice(
-                request_id=self._random_bytes(32),
-                timestamp=created,
-                amount_msat=request.amount_msat,
-                description=None if request.description_hash else request.description,
-                description_hash=request.description_hash,
-                expiry=request.expiry,
-                min_final_cltv_expiry=request.cltv or receive.ASKED_FINAL_CLTV_EXPIRY,
-            )
-        )
-        invoice = InvoiceRow(
-            label=request.label,
-            payment_hash=made.payment_hash,
-            payment_secret=made.payment_secret,
-            bolt11=made.bolt11,
-            amount_msat=request.amount_msat,
-            description=request.description,
-            expires_at=created + request.expiry,
-            status="unpaid",
-        )
-        # Nobody may see an invoice that a crash could make us forget.
-        saved = asyncio.Event()
-        self._desk.save(store.INSERT_INVOICE, store.invoice_to_row(invoice, created), now=True)
-        self._desk.when_saved(saved.set)
-        await saved.wait()
-        self._open[invoice.payment_hash] = invoice
-        self._changed(invoice)
-        return invoice
-
-    def list_invoices(self, request: ListInvoices) -> Invoices:
-        bolt11 = request.bolt11.strip().lower().removeprefix("lightning:") if request.bolt11 else None
-        rows = store.read_invoices(
-            self._writer,
-            label=request.label,
-            payment_hash=request.payment_hash,
-            bolt11=bolt11,
-            newest=request.newest,
-        )
-        return Invoices(tuple(self._seen(row) for row in rows))
-
-    async def wait(self, label: str) -> InvoiceRow:
-        """Paid or expired."""
-        found = store.read_invoices(self._writer, label=label)
-        if not found:
-            raise CommandRefused(
-                f"there is no invoice with the label {label!r}", what_to_do="See listinvoices."
-            )
-        invoice = self._seen(found[0])
-        if invoice.status != "unpaid":
-            return invoice
-        paid: asyncio.Future[InvoiceRow] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.setdefault(invoice.payment_hash, [])
-        waiting.append(paid)
-        try:
-            while True:
-                left = invoice.expires_at - self._clock()
-                done, _ = await asyncio.wait([paid], timeout=max(0.0, left))
-                if done:
-                    return paid.result()
-                if invoice.payment_hash not in self._sets:  # else it is being paid at this moment
-                    return self._seen(invoice)
-                await asyncio.wait([paid], timeout=1.0)
-        finally:
-            waiting.remove(paid)
-            if not waiting:
-                self._waiting.pop(invoice.payment_hash, None)
-
-    def _seen(self, row: InvoiceRow) -> InvoiceRow:
+    def seen(self, row: InvoiceRow) -> InvoiceRow:
         """As people see it now."""
         row = self._settling.get(row.payment_hash, row)
-        if row.status == "paid":
+        if row.status in ("paid", CANCELLED):
             return row
-        being_paid = row.status == CLAIMING or row.payment_hash in self._sets
+        parts = self._sets.get(row.payment_hash)
+        if row.hold and row.status == ACCEPTED:
+            return msgspec.structs.replace(row, htlcs=_held(parts))
+        being_paid = row.status == CLAIMING or parts is not None
         expired = row.expires_at <= self._clock() and not being_paid
-        return msgspec.structs.replace(row, status="expired" if expired else "unpaid", received_msat=None)
+        status = "expired" if expired else "unpaid"
+        return msgspec.structs.replace(
+            row, status=status, received_msat=None, preimage=None, htlcs=_held(parts)
+        )
 
     # HTLCs.
 
     def received(self, htlc: HtlcReceived) -> None:
         """Said again after every start, and never held against another decision than the first."""
-        said = self._said.get((htlc.channel_id, htlc.htlc_id))
+        key = (htlc.channel_id, htlc.htlc_id)
+        said = self._said.get(key)
         if said is not None:
             self._desk.tell("channel", said)
             return
-        if not htlc.final:
-            # Forwarding comes with the network issue; until then we have no next peer for anybody.
-            self._refuse(htlc, UnknownNextPeer())
-            return
+        parts = self._sets.get(htlc.payment_hash)
+        if parts is not None and key in parts.parts:
+            return  # it waits for the others, or for the word of whoever made the hold invoice
         final = receive.read_final(htlc)
-        if not isinstance(final, FinalPayload):
+        if isinstance(final, FinalPayload):
+            self._take(htlc, final)
+        else:
             self._refuse(htlc, final)
-            return
-        self._take(htlc, final)
 
     def _take(self, htlc: HtlcReceived, final: FinalPayload) -> None:
         payment_hash = htlc.payment_hash
-        invoice = self._open.get(payment_hash)
+        invoice = self.open.get(payment_hash)
         parts = self._sets.get(payment_hash)
+        if invoice is None and final.keysend_preimage is not None:
+            self._take_keysend(htlc, final)
+            return
         if invoice is not None and parts is not None and parts.resumed:
-            if final.payment_secret == invoice.payment_secret:
+            if (final.payment_secret or b"") == invoice.payment_secret:
                 parts.add(htlc)
-                self._fulfil(htlc)
+                self._fulfil(htlc, invoice)
             else:
                 self._refuse(htlc, receive.details_failure(htlc, self._height()))
             return
         expected = None if invoice is None else _expected(invoice)
         failure = receive.judge(htlc, final, expected, height=self._height(), now=self._clock())
-        if failure is not None:
-            self._refuse(htlc, failure)
+        if invoice is None or failure is not None:
+            self._refuse(htlc, failure or receive.details_failure(htlc, self._height()))
             return
         if parts is None:
             parts = self._sets[payment_hash] = HtlcSet(final.total_msat)
-        if not parts.takes(final):
-            if not parts.claiming:
+        by_signer = invoice.hold != EXTERNAL and not receive.ACROSS_CHANNELS
+        if not parts.takes(final) or (by_signer and parts.spans(htlc.channel_id)):
+            if not parts.complete:
                 self._refuse_set(
                     payment_hash, parts, lambda part: receive.details_failure(part, self._height())
                 )
             self._refuse(htlc, receive.details_failure(htlc, self._height()))
             return
         if parts.add(htlc):
-            self._claim(payment_hash, parts)
+            if invoice.hold:
+                self._accept(invoice, parts)
+            else:
+                self._claim(invoice, parts)
         elif len(parts.parts) == 1:
-            self._later(receive.MPP_SECONDS, lambda: self._give_up(payment_hash, parts))
+            self._later(self._mpp_seconds, lambda: self._give_up(payment_hash, parts))
 
-    def _claim(self, payment_hash: bytes, parts: HtlcSet) -> None:
-        invoice = msgspec.structs.replace(
-            self._open[payment_hash], status=CLAIMING, received_msat=parts.received_msat
+    def _take_keysend(self, htlc: HtlcReceived, final: FinalPayload) -> None:
+        """A payment without an invoice. The row that stands for it also keeps a second one of this hash out."""
+        failure = receive.judge_keysend(htlc, final, height=self._height())
+        known = htlc.payment_hash in self._settling or records.read_invoices(
+            self._writer, payment_hash=htlc.payment_hash
         )
-        self._open[payment_hash] = invoice
+        if failure is not None or known:
+            self._refuse(htlc, failure or receive.details_failure(htlc, self._height()))
+            return
+        now = int(self._clock())
+        invoice = InvoiceRow(
+            label=f"keysend-{now}-{htlc.payment_hash[:8].hex()}",
+            payment_hash=htlc.payment_hash,
+            payment_secret=final.payment_secret or b"",
+            bolt11="",
+            amount_msat=htlc.amount_msat,
+            description="keysend",
+            expires_at=now,
+            status=CLAIMING,
+            received_msat=htlc.amount_msat,
+            preimage=final.keysend_preimage,
+            created=now,
+        )
+        self.open[htlc.payment_hash] = invoice
+        parts = self._sets[htlc.payment_hash] = HtlcSet(htlc.amount_msat)
+        parts.add(htlc)
+        self._desk.save(INSERT_INVOICE, records.invoice_to_row(invoice, now))
+        self._fulfil(htlc, invoice)
+
+    def _claim(self, invoice: InvoiceRow, parts: HtlcSet) -> None:
+        invoice = msgspec.structs.replace(invoice, status=CLAIMING, received_msat=parts.received_msat)
+        self.open[invoice.payment_hash] = invoice
         self._save(invoice)
         for htlc in parts.parts.values():
-            self._fulfil(htlc)
+            self._fulfil(htlc, invoice)
 
     def _give_up(self, payment_hash: bytes, parts: HtlcSet) -> None:
         """The rest of a set did not come in time."""
-        if self._sets.get(payment_hash) is parts and not parts.claiming:
+        if self._sets.get(payment_hash) is parts and not parts.complete:
             self._refuse_set(payment_hash, parts, lambda _: MppTimeout())
 
     def _refuse_set(
@@ -251,8 +212,8 @@ class Receiver:
         for htlc in parts.parts.values():
             self._refuse(htlc, failure(htlc))
 
-    def _fulfil(self, htlc: HtlcReceived) -> None:
-        self._say(htlc, FulfilHtlc(htlc.channel_id, htlc.htlc_id))
+    def _fulfil(self, htlc: HtlcReceived, invoice: InvoiceRow) -> None:
+        self._say(htlc, FulfilHtlc(htlc.channel_id, htlc.htlc_id, invoice.preimage))
 
     def _refuse(self, htlc: HtlcReceived, failure: Failure) -> None:
         log.info("htlc_refused", payment_hash=htlc.payment_hash.hex(), reason=failure.name)
@@ -261,6 +222,68 @@ class Receiver:
     def _say(self, htlc: HtlcReceived, decision: FulfilHtlc | FailHtlc) -> None:
         self._said[htlc.channel_id, htlc.htlc_id] = decision
         self._desk.tell("channel", decision)
+
+    # Hold invoices: the set waits for a word.
+
+    def _accept(self, invoice: InvoiceRow, parts: HtlcSet) -> None:
+        if invoice.status != ACCEPTED:
+            invoice = msgspec.structs.replace(invoice, status=ACCEPTED, received_msat=parts.received_msat)
+            self.open[invoice.payment_hash] = invoice
+            self._save(invoice)
+            self._desk.when_saved(lambda: self._changed(self.seen(invoice)))
+
+    def settle_hold(self, payment_hash: bytes, preimage: bytes | None) -> InvoiceRow:
+        invoice = self._hold_invoice(payment_hash)
+        if invoice.status in ("paid", CLAIMING):
+            return invoice  # said again
+        parts = self._sets.get(payment_hash)
+        if invoice.status != ACCEPTED or parts is None or not parts.complete:
+            raise CommandRefused(
+                "nothing is held for this invoice",
+                what_to_do="Wait until it is accepted: see listholdinvoices.",
+            )
+        if (preimage is None and invoice.hold == EXTERNAL) or (preimage and sha256(preimage) != payment_hash):
+            raise CommandRefused(
+                "this invoice is settled with the preimage of its payment hash only",
+                what_to_do="Give the preimage.",
+            )
+        self._claim(msgspec.structs.replace(invoice, preimage=preimage), parts)
+        return self.open[payment_hash]
+
+    def cancel_hold(self, payment_hash: bytes) -> InvoiceRow:
+        invoice = self._hold_invoice(payment_hash)
+        if invoice.status in ("paid", CLAIMING):
+            raise CommandRefused(
+                "this invoice is settled already", what_to_do="It cannot be cancelled any more."
+            )
+        return invoice if invoice.status == CANCELLED else self._cancel(invoice)
+
+    def _cancel(self, invoice: InvoiceRow) -> InvoiceRow:
+        cancelled = msgspec.structs.replace(invoice, status=CANCELLED, received_msat=None)
+        self.open.pop(invoice.payment_hash, None)
+        self._save(cancelled)
+        self._desk.when_saved(lambda: self._changed(cancelled))
+        parts = self._sets.get(invoice.payment_hash)
+        if parts is not None:
+            self._refuse_set(
+                invoice.payment_hash, parts, lambda part: receive.details_failure(part, self._height())
+            )
+        return cancelled
+
+    def _hold_invoice(self, payment_hash: bytes) -> InvoiceRow:
+        invoice = self._settling.get(payment_hash) or self.open.get(payment_hash)
+        if invoice is None:
+            found = records.read_invoices(self._writer, payment_hash=payment_hash)
+            invoice = found[0] if found else None
+        if invoice is None or not invoice.hold:
+            raise CommandRefused(
+                "there is no hold invoice with this payment hash",
+                what_to_do="See listholdinvoices.",
+                code=UNKNOWN_INVOICE,
+            )
+        return invoice
+
+    # The end of an HTLC.
 
     def resolved(self, event: HtlcResolved) -> None:
         key = (event.channel_id, event.htlc_id)
@@ -271,15 +294,15 @@ class Receiver:
         if not parts.resolved(key, fulfilled=event.fulfilled):
             return
         del self._sets[event.payment_hash]
-        if not parts.claiming:
+        if not parts.complete:
             return
-        invoice = self._open[event.payment_hash]
+        invoice = self.open[event.payment_hash]
         if parts.was_fulfilled:
             self._paid(invoice)
             return
         # Decided, but the HTLC ended otherwise (the signer refused, or the channel closed): we were not paid.
         unpaid = msgspec.structs.replace(invoice, status="unpaid", received_msat=None)
-        self._open[event.payment_hash] = unpaid
+        self.open[event.payment_hash] = unpaid
         self._save(unpaid)
 
     def _paid(self, invoice: InvoiceRow) -> None:
@@ -287,7 +310,7 @@ class Receiver:
         paid = msgspec.structs.replace(
             invoice, status="paid", paid_at=int(self._clock()), pay_index=self._last_pay_index
         )
-        del self._open[paid.payment_hash]
+        del self.open[paid.payment_hash]
         self._settling[paid.payment_hash] = paid
         self._save(paid)
         self._desk.when_saved(lambda: self._tell_paid(paid))
@@ -295,9 +318,8 @@ class Receiver:
     def _tell_paid(self, paid: InvoiceRow) -> None:
         del self._settling[paid.payment_hash]
         self._changed(paid)
-        for waiting in self._waiting.pop(paid.payment_hash, ()):
-            if not waiting.done():
-                waiting.set_result(paid)
+        if self.on_paid is not None:
+            self.on_paid(paid)
 
     def _save(self, invoice: InvoiceRow) -> None:
         row = (
@@ -305,28 +327,30 @@ class Receiver:
             invoice.received_msat,
             invoice.paid_at,
             invoice.pay_index,
+            invoice.preimage,
             invoice.payment_hash,
         )
-        self._desk.save(store.SET_INVOICE, row)
+        self._desk.save(SET_INVOICE, row)
 
 
 def _expected(invoice: InvoiceRow) -> Expected:
-    return Expected(invoice.payment_hash, invoice.payment_secret, invoice.amount_msat, invoice.expires_at)
+    in_time = invoice.status == ACCEPTED
+    return Expected(
+        invoice.payment_hash,
+        invoice.payment_secret,
+        invoice.amount_msat,
+        None if in_time else invoice.expires_at,
+    )
 
 
-def _check(request: CreateInvoice) -> None:
-    if request.amount_msat is not None and request.amount_msat <= 0:
-        raise _invalid("an invoice over 0 msat cannot be paid", "Give an amount, or `any`.")
-    if request.expiry <= 0:
-        raise _invalid("an invoice that has expired cannot be paid", "Give an expiry above 0 seconds.")
-    if not request.label:
-        raise _invalid("an invoice needs a label", "Give one that you have not used.")
-    if request.cltv is not None and request.cltv < receive.MIN_FINAL_CLTV_EXPIRY:
-        raise _invalid(
-            f"a final expiry of {request.cltv} blocks is too short to claim a payment safely",
-            f"Give at least {receive.MIN_FINAL_CLTV_EXPIRY}.",
-        )
+def _is_late(parts: HtlcSet, height: BlockHeight) -> bool:
+    return parts.first_expiry <= height + receive.HOLD_MARGIN
 
 
-def _invalid(sentence: str, what_to_do: str) -> CommandRefused:
-    return CommandRefused(sentence, what_to_do=what_to_do, code=INVALID_PARAMETER)
+def _held(parts: HtlcSet | None) -> tuple[HeldHtlc, ...]:
+    if parts is None:
+        return ()
+    return tuple(
+        HeldHtlc(htlc.channel_id, htlc.htlc_id, htlc.amount_msat, htlc.cltv_expiry)
+        for htlc in parts.parts.values()
+    )

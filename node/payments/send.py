@@ -1,10 +1,11 @@
-"""What a payer decides: may this invoice be paid, with which HTLC, and what an answer means (BOLT 4; BOLT 11).
+"""What a payer decides: may this be paid, with which HTLCs, and what an answer means (BOLT 4; BOLT 11; bLIP 3).
 
-Pure: height, time and randomness arrive as arguments. Routes have one hop until the network issue: the payee is
-our channel partner. `PayCode` has the numbers that Core Lightning's tools act on.
+Pure: height, time and randomness arrive as arguments. `PayCode` has the numbers that Core Lightning's tools act on.
 """
 
+from collections.abc import Sequence
 from enum import IntEnum
+from itertools import pairwise
 
 from msgspec import Struct
 
@@ -13,22 +14,47 @@ from protocol.bolt4 import failure as failures
 from protocol.bolt4 import failure_onion, payload, sphinx
 from protocol.bolt4.failure import Failure
 from protocol.bolt11.decode import decode
-from protocol.bolt11.invoice import InvalidInvoice, Invoice
+from protocol.bolt11.invoice import HopHint, InvalidInvoice, Invoice
+from protocol.bus.messages.routing import RouteHop
 from protocol.errors import CommandRefused, MalformedMessage
 from protocol.secret import Secret
 
 BLOCKS_OF_PATIENCE = 3
 """Added to the payee's `min_final_cltv_expiry_delta`: blocks may be found while the HTLC is on its way."""
+MIN_FEE_BUDGET = Msat(5000)
+BASIC_MPP = 16
+NOBODY = -1
+"""`failed_at` when nobody owns up to a failure."""
 
 
 class PayCode(IntEnum):
+    IN_PROGRESS = 200
     ALREADY_PAID_OTHERWISE = 201
     UNREADABLE_FAILURE = 202
     REFUSED_BY_PAYEE = 203
+    TRY_OTHER_ROUTE = 204
     NO_ROUTE = 205
     EXPIRED = 207
     OTHER = 209
+    STOPPED_RETRYING = 210
     INVALID_PARAMETER = -32602
+
+
+class Goal(Struct, frozen=True):
+    """What is to reach whom, however it was asked for. `final_delay`: blocks that the payee wants to have left."""
+
+    destination: bytes
+    payment_hash: bytes
+    amount_msat: Msat
+    final_delay: int
+    payment_secret: bytes | None = None
+    payment_metadata: bytes | None = None
+    in_parts: bool = False
+    """Whether it may come in several parts, which the payee must have offered."""
+    hints: tuple[tuple[HopHint, ...], ...] = ()
+    expires_at: float | None = None
+    keysend_preimage: bytes | None = None
+    records: tuple[tuple[int, bytes], ...] = ()
 
 
 class Hop(Struct, frozen=True):
@@ -38,6 +64,13 @@ class Hop(Struct, frozen=True):
     cltv_expiry: BlockHeight
     onion: bytes
     shared_secrets: tuple[Secret, ...]
+
+
+class Opened(Struct, frozen=True):
+    """Who failed an HTLC, and why. `failed_at` as in `routing.AttemptEnded`, or NOBODY."""
+
+    failed_at: int
+    failure: Failure | None
 
 
 def read_invoice(text: str, *, prefix: str) -> Invoice:
@@ -79,68 +112,131 @@ def amount_to_pay(invoice: Invoice, asked: Msat | None) -> Msat:
     return invoice.amount_msat
 
 
-def check_payable(invoice: Invoice, *, our_node_id: bytes, now: float) -> None:
-    if invoice.payee == our_node_id:
+def goal_of(invoice: Invoice, amount: Msat) -> Goal:
+    return Goal(
+        destination=invoice.payee,
+        payment_hash=invoice.payment_hash,
+        amount_msat=amount,
+        final_delay=invoice.min_final_cltv_expiry_delta,
+        payment_secret=invoice.payment_secret,
+        payment_metadata=invoice.payment_metadata,
+        in_parts=invoice.supports(BASIC_MPP),
+        hints=invoice.route_hints,
+        expires_at=invoice.expires_at,
+    )
+
+
+def fee_budget(amount: Msat, asked: Msat | None) -> Msat:
+    """What Core Lightning's xpay allows: a hundredth, and 5 sat for small amounts."""
+    return Msat(max(MIN_FEE_BUDGET, amount // 100)) if asked is None else asked
+
+
+def check_payable(goal: Goal, *, now: float) -> None:
+    if goal.expires_at is not None and goal.expires_at <= now:
         raise CommandRefused(
-            "this invoice is our own", what_to_do="Pay it from another node.", code=PayCode.NO_ROUTE
-        )
-    if invoice.expires_at <= now:
-        raise CommandRefused(
-            f"the invoice expired {int(now - invoice.expires_at)} seconds ago",
+            f"the invoice expired {int(now - goal.expires_at)} seconds ago",
             what_to_do="Ask the recipient for a new invoice.",
             code=PayCode.EXPIRED,
         )
 
 
-def build_hop(invoice: Invoice, amount: Msat, *, height: BlockHeight, session_key: Secret) -> Hop:
+def build_hop(goal: Goal, amount: Msat, *, height: BlockHeight, session_key: Secret) -> Hop:
     """The HTLC for a payee that is our channel partner: amount and expiry are what the onion says."""
-    expiry = BlockHeight(height + invoice.min_final_cltv_expiry_delta + BLOCKS_OF_PATIENCE)
-    final = payload.encode_final(
-        payload.FinalPayload(
-            amt_to_forward=amount,
-            outgoing_cltv_value=expiry,
-            payment_secret=invoice.payment_secret,
-            total_msat=amount,
-            payment_metadata=invoice.payment_metadata,
-        )
-    )
-    onion = sphinx.build(session_key, [(invoice.payee, final)], invoice.payment_hash)
+    expiry = BlockHeight(height + goal.final_delay + BLOCKS_OF_PATIENCE)
+    onion = sphinx.build(session_key, [(goal.destination, _final(goal, amount, expiry))], goal.payment_hash)
     return Hop(amount, expiry, onion.packet, onion.shared_secrets)
 
 
-def shared_secrets_again(session_key: Secret, payee: bytes) -> tuple[Secret, ...]:
+def build_route(goal: Goal, hops: Sequence[RouteHop], *, height: BlockHeight, session_key: Secret) -> Hop:
+    """The HTLC over `hops`, whose delays count from `height`; the last one's already has what is added to them."""
+    layers = [
+        (
+            hop.node_id,
+            payload.encode_forward(
+                payload.ForwardPayload(
+                    after.short_channel_id, after.amount_msat, BlockHeight(height + after.delay)
+                )
+            ),
+        )
+        for hop, after in pairwise(hops)
+    ]
+    last = hops[-1]
+    layers.append((last.node_id, _final(goal, last.amount_msat, BlockHeight(height + last.delay))))
+    onion = sphinx.build(session_key, layers, goal.payment_hash)
+    return Hop(hops[0].amount_msat, BlockHeight(height + hops[0].delay), onion.packet, onion.shared_secrets)
+
+
+def _final(goal: Goal, amount: Msat, expiry: BlockHeight) -> bytes:
+    return payload.encode_final(
+        payload.FinalPayload(
+            amt_to_forward=amount,
+            outgoing_cltv_value=expiry,
+            payment_secret=goal.payment_secret,
+            total_msat=goal.amount_msat,
+            payment_metadata=goal.payment_metadata,
+            keysend_preimage=goal.keysend_preimage,
+            others=goal.records,
+        )
+    )
+
+
+def shared_secrets_again(session_key: Secret, nodes: Sequence[bytes]) -> tuple[Secret, ...]:
     """The secrets of an attempt of an earlier run; they depend on the session key and the route only."""
-    return sphinx.build(session_key, [(payee, bytes(2))], b"").shared_secrets
+    return sphinx.build(session_key, [(node, bytes(2)) for node in nodes], b"").shared_secrets
+
+
+def open_failure(reason: bytes, malformed_code: int | None, shared_secrets: tuple[Secret, ...]) -> Opened:
+    if malformed_code is not None:
+        # Our peer says so itself: it could not read the onion that we gave it.
+        try:
+            return Opened(1, failures.from_malformed(malformed_code, reason))
+        except MalformedMessage:
+            return Opened(NOBODY, None)
+    opened = failure_onion.unwrap(shared_secrets, reason)
+    return Opened(NOBODY, None) if opened is None else Opened(opened.hop_index + 1, opened.failure)
 
 
 def read_failure(
     reason: bytes, malformed_code: int | None, shared_secrets: tuple[Secret, ...]
 ) -> CommandRefused:
     """What a failed HTLC means to the person who pays."""
-    if malformed_code is not None:
-        try:
-            return _refusal(failures.from_malformed(malformed_code, reason))
-        except MalformedMessage as error:
-            return _unreadable(str(error))
-    opened = failure_onion.unwrap(shared_secrets, reason)
-    if opened is None:
-        return _unreadable("the payment failed, and no node of its route owns up to the reason")
-    return _refusal(opened.failure)
+    opened = open_failure(reason, malformed_code, shared_secrets)
+    return refusal(opened, len(shared_secrets))
 
 
-def _refusal(failure: Failure) -> CommandRefused:
-    """One hop: whatever failed, the payee said so."""
+def refusal(opened: Opened, hops: int) -> CommandRefused:
+    failure = opened.failure
+    if failure is None:
+        return CommandRefused(
+            "the payment failed, and no node of its route owns up to the reason",
+            what_to_do="Nothing was paid. Ask the recipient for a new invoice.",
+            code=PayCode.UNREADABLE_FAILURE,
+        )
     sentence, _, what_to_do = failure.sentence.rstrip(".").partition(". ")
     if not what_to_do:
         sentence, _, what_to_do = sentence.partition("; ")
-    code = PayCode.REFUSED_BY_PAYEE if failures.is_permanent(failure) else PayCode.OTHER
+    if opened.failed_at < hops:
+        code = PayCode.TRY_OTHER_ROUTE
+    else:
+        code = PayCode.REFUSED_BY_PAYEE if failures.is_permanent(failure) else PayCode.OTHER
     advice = f"{what_to_do[:1].upper()}{what_to_do[1:]}." if what_to_do else "Try again later."
     return CommandRefused(f"{sentence} ({failure.name})", what_to_do=advice, code=code)
 
 
-def _unreadable(sentence: str) -> CommandRefused:
-    return CommandRefused(
-        sentence,
-        what_to_do="Nothing was paid. Ask the recipient for a new invoice.",
-        code=PayCode.UNREADABLE_FAILURE,
-    )
+def check_route(hops: Sequence[RouteHop], goal: Goal, max_fee: int, *, parts_of: int) -> None:
+    """A route, from whoever found it, keeps to what was asked: it ends where it should, costs no more than it may,
+    and each HTLC is at least the next one, in amount and in expiry."""
+    falls = all(a.amount_msat >= b.amount_msat and a.delay >= b.delay for a, b in pairwise(hops))
+    if not hops or hops[-1].node_id != goal.destination or not falls or len(hops) > 20:
+        raise CommandRefused(
+            "the route that was found does not lead to the recipient",
+            what_to_do="Report this: it is a bug.",
+            code=PayCode.OTHER,
+        )
+    amount = hops[-1].amount_msat
+    if not 0 < amount <= parts_of or hops[0].amount_msat - amount > max_fee:
+        raise CommandRefused(
+            f"the route that was found costs {hops[0].amount_msat - amount} msat, allowed are {max_fee}",
+            what_to_do="Allow a higher fee with maxfee, or try a smaller amount.",
+            code=PayCode.NO_ROUTE,
+        )

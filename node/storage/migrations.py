@@ -151,11 +151,71 @@ ONCHAIN = (
     )""",
 )
 
+FORWARDS = ("ALTER TABLE htlcs ADD COLUMN onion_key BLOB",)
+
+NETWORK_PAYMENTS = (
+    """CREATE TABLE forwards (
+        id INTEGER PRIMARY KEY,
+        in_channel BLOB NOT NULL,
+        in_htlc INTEGER NOT NULL,
+        in_msat INTEGER NOT NULL,
+        in_expiry INTEGER NOT NULL,
+        payment_hash BLOB NOT NULL,
+        onion_key BLOB,
+        out_channel BLOB,
+        out_scid INTEGER,
+        out_htlc INTEGER,
+        out_msat INTEGER,
+        fee_msat INTEGER,
+        status TEXT NOT NULL,
+        received REAL NOT NULL,
+        resolved REAL,
+        failure_code INTEGER,
+        reason TEXT,
+        UNIQUE (in_channel, in_htlc)
+    )""",
+    "CREATE INDEX forwards_by_expiry ON forwards (in_expiry)",
+    "CREATE INDEX forwards_open ON forwards (id) WHERE status = 'offered'",
+    "CREATE INDEX forwards_settled ON forwards (resolved) WHERE status = 'settled'",
+    """CREATE TABLE policies (
+        channel BLOB PRIMARY KEY,
+        policy BLOB NOT NULL,
+        previous BLOB,
+        previous_until INTEGER NOT NULL
+    ) WITHOUT ROWID""",
+    "ALTER TABLE payments ADD COLUMN max_fee_msat INTEGER",
+    "ALTER TABLE payments ADD COLUMN retry_until INTEGER",
+    "ALTER TABLE payments ADD COLUMN kind TEXT NOT NULL DEFAULT 'invoice'",
+    "ALTER TABLE payments ADD COLUMN group_id INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE payments ADD COLUMN goal BLOB",
+    "ALTER TABLE attempts ADD COLUMN part_id INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE attempts ADD COLUMN cltv_expiry INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE attempts ADD COLUMN created INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE attempts ADD COLUMN ended INTEGER",
+    "ALTER TABLE attempts ADD COLUMN failed_at INTEGER",
+    "ALTER TABLE attempts ADD COLUMN failure_code INTEGER",
+    "CREATE INDEX attempts_pending ON attempts (payment_id) WHERE status = 'pending'",
+    "ALTER TABLE invoices ADD COLUMN preimage BLOB",
+    "ALTER TABLE invoices ADD COLUMN hold INTEGER NOT NULL DEFAULT 0",
+)
+
+PEER_STORAGE = (
+    """CREATE TABLE peer_blobs (
+        node_id BLOB PRIMARY KEY,
+        blob BLOB NOT NULL,
+        stored INTEGER NOT NULL,
+        released INTEGER
+    ) WITHOUT ROWID""",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("channels, HTLCs and their journal", CHANNELS),
     Migration("payments and invoices", PAYMENTS),
     Migration("wallet, peers and chain", WALLET),
     Migration("resolution of closed channels on chain", ONCHAIN),
+    Migration("the key of each onion that came", FORWARDS),
+    Migration("forwards, policies, payments in parts, hold invoices", NETWORK_PAYMENTS),
+    Migration("what we keep for peers", PEER_STORAGE),
 )
 
 

@@ -7,7 +7,7 @@ all writing goes through the `Writer`, in one order.
 from pathlib import Path
 
 import peewee
-from peewee import BlobField, CompositeKey, IntegerField, TextField
+from peewee import BlobField, CompositeKey, FloatField, IntegerField, TextField
 
 database = peewee.SqliteDatabase(None)
 
@@ -61,6 +61,7 @@ class Htlc(Row):
     failure_code = IntegerField(null=True)
     origin = TextField(null=True)
     done = IntegerField()
+    onion_key = BlobField(null=True)
 
     class Meta:
         table_name = "htlcs"
@@ -90,6 +91,11 @@ class Payment(Row):
     preimage = BlobField(null=True)
     error = TextField(null=True)
     label = TextField(null=True)
+    max_fee_msat = IntegerField(null=True)
+    retry_until = IntegerField(null=True)
+    kind = TextField()
+    group_id = IntegerField()
+    goal = BlobField(null=True)
 
     class Meta:
         table_name = "payments"
@@ -106,6 +112,12 @@ class Attempt(Row):
     route = BlobField()
     status = TextField()
     failure = TextField(null=True)
+    part_id = IntegerField()
+    cltv_expiry = IntegerField()
+    created = IntegerField()
+    ended = IntegerField(null=True)
+    failed_at = IntegerField(null=True)
+    failure_code = IntegerField(null=True)
 
     class Meta:
         table_name = "attempts"
@@ -125,9 +137,44 @@ class Invoice(Row):
     paid_at = IntegerField(null=True)
     pay_index = IntegerField(null=True, unique=True)
     created = IntegerField()
+    preimage = BlobField(null=True)
+    hold = IntegerField()
 
     class Meta:
         table_name = "invoices"
+
+
+class Forward(Row):
+    id = IntegerField(primary_key=True)
+    in_channel = BlobField()
+    in_htlc = IntegerField()
+    in_msat = IntegerField()
+    in_expiry = IntegerField()
+    payment_hash = BlobField()
+    onion_key = BlobField(null=True)
+    out_channel = BlobField(null=True)
+    out_scid = IntegerField(null=True)
+    out_htlc = IntegerField(null=True)
+    out_msat = IntegerField(null=True)
+    fee_msat = IntegerField(null=True)
+    status = TextField()
+    received = FloatField()
+    resolved = FloatField(null=True)
+    failure_code = IntegerField(null=True)
+    reason = TextField(null=True)
+
+    class Meta:
+        table_name = "forwards"
+
+
+class RoutingPolicy(Row):
+    channel = BlobField(primary_key=True)
+    policy = BlobField()
+    previous = BlobField(null=True)
+    previous_until = IntegerField()
+
+    class Meta:
+        table_name = "policies"
 
 
 class Coin(Row):
@@ -177,6 +224,16 @@ class Peer(Row):
         table_name = "peers"
 
 
+class PeerBlob(Row):
+    node_id = BlobField(primary_key=True)
+    blob = BlobField()
+    stored = IntegerField()
+    released = IntegerField(null=True)
+
+    class Meta:
+        table_name = "peer_blobs"
+
+
 class ScannedBlock(Row):
     height = IntegerField(primary_key=True)
     block_hash = BlobField()
@@ -203,10 +260,13 @@ MODELS = (
     Payment,
     Attempt,
     Invoice,
+    Forward,
+    RoutingPolicy,
     Coin,
     Address,
     WalletTransaction,
     Peer,
+    PeerBlob,
     ScannedBlock,
     OnchainResolution,
 )

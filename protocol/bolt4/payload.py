@@ -1,4 +1,4 @@
-"""The TLV payload of one hop (BOLT 4, "`payload` format").
+"""The TLV payload of one hop (BOLT 4, "`payload` format"; bLIP 3, "Spontaneous payments").
 
 Blinded routes are not offered by this node yet, so their fields (types 10, 12 and 18) are refused like any
 other even type that is not known.
@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from protocol.amounts import BlockHeight, Msat, ShortChannelId
 from protocol.bolt4.sphinx import InvalidOnionPayload
-from protocol.errors import MalformedMessage
+from protocol.errors import CommandRefused, MalformedMessage
 from protocol.wire.bigsize import read_bigsize, write_bigsize
 
 AMT_TO_FORWARD = 2
@@ -16,7 +16,18 @@ OUTGOING_CLTV_VALUE = 4
 SHORT_CHANNEL_ID = 6
 PAYMENT_DATA = 8
 PAYMENT_METADATA = 16
-_KNOWN = frozenset({AMT_TO_FORWARD, OUTGOING_CLTV_VALUE, SHORT_CHANNEL_ID, PAYMENT_DATA, PAYMENT_METADATA})
+KEYSEND_PREIMAGE = 5482373484
+"""bLIP 3: the preimage of a payment for which there is no invoice."""
+_KNOWN = frozenset(
+    {
+        AMT_TO_FORWARD,
+        OUTGOING_CLTV_VALUE,
+        SHORT_CHANNEL_ID,
+        PAYMENT_DATA,
+        PAYMENT_METADATA,
+        KEYSEND_PREIMAGE,
+    }
+)
 
 _Records = dict[int, tuple[bytes, int]]
 """The value and the offset of each known record."""
@@ -42,6 +53,9 @@ class FinalPayload(Struct, frozen=True):
     payment_secret: bytes | None
     total_msat: Msat
     payment_metadata: bytes | None = None
+    keysend_preimage: bytes | None = None
+    others: tuple[tuple[int, bytes], ...] = ()
+    """Further records that the sender adds; those that we do not know are not kept when decoding."""
 
 
 def encode_forward(payload: ForwardPayload) -> bytes:
@@ -63,6 +77,17 @@ def encode_final(payload: FinalPayload) -> bytes:
         records.append(_record(PAYMENT_DATA, payload.payment_secret + _truncated(payload.total_msat)))
     if payload.payment_metadata is not None:
         records.append(_record(PAYMENT_METADATA, payload.payment_metadata))
+    others = list(payload.others)
+    if payload.keysend_preimage is not None:
+        others.append((KEYSEND_PREIMAGE, payload.keysend_preimage))
+    if others:
+        others.sort()
+        if others[0][0] <= PAYMENT_METADATA or len({tlv_type for tlv_type, _ in others}) != len(others):
+            raise CommandRefused(
+                "a further record has a type that is taken already",
+                what_to_do=f"Use types above {PAYMENT_METADATA}, each once.",
+            )
+        records.extend(_record(tlv_type, value) for tlv_type, value in others)
     return b"".join(records)
 
 
@@ -70,6 +95,7 @@ def decode_forward(payload: bytes) -> ForwardPayload:
     """Raises `InvalidOnionPayload` naming the record that is wrong, missing or out of place."""
     records = _records(payload)
     _refuse(records, PAYMENT_DATA, "payment_data is for the last node only")
+    _refuse(records, KEYSEND_PREIMAGE, "a preimage is for the last node only")
     scid, offset = _need(records, SHORT_CHANNEL_ID)
     if len(scid) != 8:
         raise InvalidOnionPayload("a short_channel_id has 8 bytes", SHORT_CHANNEL_ID, offset)
@@ -93,7 +119,12 @@ def decode_final(payload: bytes) -> FinalPayload:
             raise InvalidOnionPayload("payment_data is cut short", PAYMENT_DATA, offset)
         secret, total = data[:32], _read_truncated(data[32:], 8, PAYMENT_DATA, offset)
     metadata = records[PAYMENT_METADATA][0] if PAYMENT_METADATA in records else None
-    return FinalPayload(Msat(amount), BlockHeight(expiry), secret, Msat(total), metadata)
+    keysend = None
+    if KEYSEND_PREIMAGE in records:
+        keysend, offset = records[KEYSEND_PREIMAGE]
+        if len(keysend) != 32:
+            raise InvalidOnionPayload("a preimage has 32 bytes", KEYSEND_PREIMAGE, offset)
+    return FinalPayload(Msat(amount), BlockHeight(expiry), secret, Msat(total), metadata, keysend)
 
 
 def _records(payload: bytes) -> _Records:

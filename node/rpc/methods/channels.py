@@ -22,9 +22,9 @@ from node.rpc.params import (
 from node.rpc.table import Context, Method, Result
 from protocol.amounts import Msat, ShortChannelId, format_scid
 from protocol.bitcoin.transaction import txid_hex
+from protocol.bolt9 import BY_BIT, ChannelType
 from protocol.bus.messages.channel import ChannelClosed, ChannelFunded, ChannelInfo, CloseChannel, FundChannel
 
-STATIC_REMOTEKEY, ANCHORS = 12, 22
 FUNDING_SECONDS = 600.0
 MORE_SECONDS = 120.0
 
@@ -35,8 +35,11 @@ async def fundchannel(context: Context, arguments: Arguments) -> Result:
         amount=arguments["amount"],
         feerate_per_kw=await fees.resolve(context, arguments["feerate"]),
         push_msat=arguments["push_msat"],
-        anchors=arguments["channel_type"],
         minconf=arguments["minconf"],
+        announce=arguments["announce"],
+        mindepth=arguments["mindepth"],
+        channel_type=arguments["channel_type"],
+        top_up=arguments["topup"],
     )
     funded: ChannelFunded = await context.bus.request("channel", request, deadline=FUNDING_SECONDS)
     return {
@@ -44,7 +47,7 @@ async def fundchannel(context: Context, arguments: Arguments) -> Result:
         "txid": txid_hex(funded.txid),
         "outnum": funded.outnum,
         "channel_id": funded.channel_id.hex(),
-        "channel_type": channel_type_object(anchors=request.anchors),
+        "channel_type": channel_type_object(funded.channel_type),
     }
 
 
@@ -79,14 +82,14 @@ def channel_object(channel: ChannelInfo, our_node_id: bytes) -> dict[str, Any]:
         "peer_id": channel.peer.hex(),
         "peer_connected": channel.peer_connected,
         "reestablished": channel.reestablished,
-        "channel_type": channel_type_object(anchors=channel.anchors),
+        "channel_type": channel_type_object(channel.channel_type),
         "feerate": {"perkw": channel.feerate_per_kw, "perkb": channel.feerate_per_kw * 4},
         "state": channel.state,
         "channel_id": channel.channel_id.hex(),
         "funding_txid": txid_hex(channel.funding_txid),
         "funding_outnum": channel.funding_outnum,
         "close_to": channel.close_to.hex(),
-        "private": True,
+        "private": not channel.announce,
         "opener": "local" if channel.opener_is_us else "remote",
         "features": ["option_static_remotekey", *(["option_anchors"] if channel.anchors else [])],
         "to_us_msat": channel.to_us_msat,
@@ -131,17 +134,18 @@ def channel_object(channel: ChannelInfo, our_node_id: bytes) -> dict[str, Any]:
     return result
 
 
-def channel_type_object(*, anchors: bool) -> dict[str, Any]:
-    if anchors:
-        return {"bits": [STATIC_REMOTEKEY, ANCHORS], "names": ["static_remotekey/even", "anchors/even"]}
-    return {"bits": [STATIC_REMOTEKEY], "names": ["static_remotekey/even"]}
+def channel_type_object(bits: tuple[int, ...]) -> dict[str, Any]:
+    return {"bits": list(bits), "names": [f"{BY_BIT[bit].name.removeprefix('option_')}/even" for bit in bits]}
 
 
-def channel_type(value: Any) -> bool:
-    """Whether anchors are asked for."""
-    if value in ([STATIC_REMOTEKEY, ANCHORS], [STATIC_REMOTEKEY]):
-        return bool(ANCHORS in value)
-    raise ValueError(f"should be [{STATIC_REMOTEKEY}, {ANCHORS}] (anchors) or [{STATIC_REMOTEKEY}]")
+def channel_type(value: Any) -> tuple[int, ...]:
+    if isinstance(value, list) and all(type(bit) is int and 0 <= bit < 64 for bit in value):
+        kind = ChannelType.of_bits(value)
+        if kind is not None:
+            return kind.bits
+    raise ValueError(
+        "should be [12, 22] (anchors) or [12], each with 46 (alias only) or 50 (zeroconf) if it is wanted"
+    )
 
 
 def selector(value: Any) -> str:
@@ -165,19 +169,21 @@ METHODS = (
             Param("id", node_id, REQUIRED),
             Param("amount", sat_or_all, REQUIRED),
             Param("feerate", feerate, None),
-            Param("announce", ignored, None),
+            Param("announce", boolean, True),
             Param("minconf", integer(0, 1000), 1),
             Param("push_msat", msat, Msat(0)),
             Param("close_to", _COLD_ONLY, None),
             Param("request_amt", not_offered("liquidity ads are not offered"), None),
             Param("compact_lease", not_offered("liquidity ads are not offered"), None),
             Param("utxos", not_offered("the wallet chooses the coins"), None),
-            Param("mindepth", not_offered("the peer says how deep"), None),
+            Param("mindepth", integer(0, 144), None),
             Param("reserve", not_offered("the reserve is 1% of the channel"), None),
-            Param("channel_type", channel_type, True),
+            Param("channel_type", channel_type, None),
+            Param("topup", boolean, None),
         ),
         fundchannel,
-        "Open a channel with a connected peer; amount in satoshi, or all.",
+        "Open a channel with a connected peer; amount in satoshi, or all. mindepth 0: use it before it is confirmed. "
+        "topup: whether the funding may fill the fee reserve where that is short (as a rule only if the signer insists).",
         "channels",
         moves_money=True,
     ),

@@ -1,4 +1,4 @@
-"""invoice, listinvoices, waitinvoice, decode."""
+"""invoice, listinvoices, waitinvoice, waitanyinvoice, delinvoice, receivable, decode."""
 
 from typing import Any
 
@@ -13,6 +13,7 @@ from node.rpc.params import (
     label,
     msat_or_any,
     not_offered,
+    one_of,
     text,
 )
 from node.rpc.table import Context, Method, Result
@@ -21,13 +22,27 @@ from protocol.bitcoin.address import address_of
 from protocol.bitcoin.network import Network
 from protocol.bolt11.decode import decode as decode_bolt11
 from protocol.bolt11.invoice import FallbackAddress, HopHint, Invoice
-from protocol.bus.messages.payments import CreateInvoice, InvoiceRow, Invoices, ListInvoices, WaitInvoice
-from protocol.errors import MalformedMessage
+from protocol.bus.bus import OutcomeUnknown
+from protocol.bus.messages.payments import (
+    CreateInvoice,
+    DeleteInvoice,
+    GetReceivable,
+    InvoiceRow,
+    Invoices,
+    ListInvoices,
+    Receivable,
+    WaitAnyInvoice,
+    WaitInvoice,
+)
+from protocol.errors import CommandRefused, MalformedMessage
 from protocol.hashes import sha256
 
 WEEK = 604_800
 FOR_EVER = 10 * 365 * 86_400.0
 """Longer than any invoice lives: `waitinvoice` answers at its expiry at the latest."""
+WARNING_SECONDS = 5.0
+_STATUS = {"accepted": "unpaid", "cancelled": "expired"}
+"""Of hold invoices, in Core Lightning's three words."""
 _KINDS = {20: "P2WPKH", 32: "P2WSH"}
 
 
@@ -40,6 +55,7 @@ async def invoice(context: Context, arguments: Arguments) -> Result:
         expiry=arguments["expiry"],
         description_hash=sha256(description.encode()) if arguments["deschashonly"] else None,
         cltv=arguments["cltv"],
+        expose_private=arguments["exposeprivatechannels"],
     )
     row: InvoiceRow = await context.bus.request("payments", request)
     result: Result = {
@@ -48,11 +64,55 @@ async def invoice(context: Context, arguments: Arguments) -> Result:
         "payment_secret": row.payment_secret.hex(),
         "expires_at": row.expires_at,
     }
-    if arguments["exposeprivatechannels"]:
-        result["warning_private_unused"] = (
-            "route hints come later: only a direct channel partner can pay this"
-        )
+    result.update(await _warnings(context, row, exposed=arguments["exposeprivatechannels"]))
     return result
+
+
+async def _warnings(context: Context, row: InvoiceRow, *, exposed: bool | None) -> Result:
+    """As Core Lightning names them: an invoice may be made before anybody can pay it."""
+    warnings: Result = {}
+    try:
+        found: Receivable = await context.bus.request("payments", GetReceivable(), deadline=WARNING_SECONDS)
+    except (CommandRefused, OutcomeUnknown):
+        return warnings  # the invoice is made: that is what counts
+    if row.amount_msat is not None and row.amount_msat > found.total_msat:
+        warnings["warning_capacity"] = f"{found.total_msat} msat can come in now: {found.reason}"
+    if exposed and not decode_bolt11(row.bolt11).route_hints:
+        warnings["warning_private_unused"] = (
+            "no private channel could be told of: its peer told no fees, or is away"
+        )
+    return warnings
+
+
+def exposing(value: Any) -> bool:
+    """A list of channels exposes all of them: which is best is seen when the invoice is made."""
+    return (
+        boolean(value) if isinstance(value, bool | str) and value in (True, False, "true", "false") else True
+    )
+
+
+async def waitanyinvoice(context: Context, arguments: Arguments) -> Result:
+    seconds = arguments["timeout"]
+    request = WaitAnyInvoice(arguments["lastpay_index"], None if seconds is None else float(seconds))
+    deadline = FOR_EVER if seconds is None else seconds + 10.0
+    row: InvoiceRow = await context.bus.request("payments", request, deadline=deadline)
+    return invoice_object(row)
+
+
+async def delinvoice(context: Context, arguments: Arguments) -> Result:
+    request = DeleteInvoice(arguments["label"], arguments["status"], arguments["desconly"])
+    row: InvoiceRow = await context.bus.request("payments", request)
+    return invoice_object(row)
+
+
+async def receivable(context: Context, _arguments: Arguments) -> Result:
+    """Not one of Core Lightning's."""
+    found: Receivable = await context.bus.request("payments", GetReceivable())
+    return {
+        "receivable_msat": found.total_msat,
+        "largest_msat": found.largest_msat,
+        "reason": found.reason,
+    }
 
 
 async def listinvoices(context: Context, arguments: Arguments) -> Result:
@@ -83,7 +143,7 @@ def invoice_object(row: InvoiceRow) -> dict[str, Any]:
         "bolt11": row.bolt11,
         "payment_hash": row.payment_hash.hex(),
         "description": row.description,
-        "status": row.status,
+        "status": _STATUS.get(row.status, row.status),
         "expires_at": row.expires_at,
     }
     if row.amount_msat is not None:
@@ -173,7 +233,7 @@ METHODS = (
             Param("expiry", integer(1, 2**32), WEEK),
             Param("fallbacks", not_offered("fallback addresses are not offered"), None),
             Param("preimage", not_offered("the signer draws the preimage"), None),
-            Param("exposeprivatechannels", lambda value: value, None),
+            Param("exposeprivatechannels", exposing, None),
             Param("cltv", integer(1, 2016), None),
             Param("deschashonly", boolean, False),
         ),
@@ -203,6 +263,32 @@ METHODS = (
         "Wait until an invoice is paid or expires.",
         "payment",
         waits=True,
+    ),
+    Method(
+        "waitanyinvoice",
+        (Param("lastpay_index", integer(0), 0), Param("timeout", integer(0), None)),
+        waitanyinvoice,
+        "Wait for the first invoice that is paid after the one with this pay_index.",
+        "payment",
+        waits=True,
+    ),
+    Method(
+        "delinvoice",
+        (
+            Param("label", label, REQUIRED),
+            Param("status", one_of("paid", "expired", "unpaid"), REQUIRED),
+            Param("desconly", boolean, False),
+        ),
+        delinvoice,
+        "Delete an invoice of which the status is as you say.",
+        "payment",
+    ),
+    Method(
+        "receivable",
+        (),
+        receivable,
+        "How much could come in now, and what sets this limit.",
+        "payment",
     ),
     Method("decode", (Param("string", text, REQUIRED),), decode, "What a BOLT 11 invoice says.", "utility"),
 )

@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Any
 
 from node.rpc.errors import Code, RpcError, invalid_params
-from node.rpc.methods import ask
+from node.rpc.methods import ask, why
 from node.rpc.methods.peers import address_object
 from node.rpc.params import REQUIRED, Arguments, Param, node_id, text
 from node.rpc.table import Context, Method, Result
@@ -57,6 +57,9 @@ async def getinfo(context: Context, _arguments: Arguments) -> Result:
     }
     if tip is None or not tip.synced:
         result["warning_bitcoind_sync"] = "the chain backend is away or still behind: channels wait for it"
+    warned = await why.warnings(context)
+    if warned:
+        result["warning_channels"] = [f"{one.sentence}. {one.what_to_do}" for one in warned]
     return result
 
 

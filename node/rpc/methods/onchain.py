@@ -38,6 +38,8 @@ from protocol.errors import CommandRefused, MalformedMessage
 
 SIGNING_SECONDS = 300.0
 """A person may have to approve."""
+FEE_RESERVE = 3
+"""The branch whose coins are for the fees of closes alone."""
 
 
 async def newaddr(context: Context, arguments: Arguments) -> Result:
@@ -83,7 +85,7 @@ def _output(coin: CoinInfo) -> dict[str, Any]:
         "scriptpubkey": coin.script.hex(),
         "address": coin.address,
         "status": _status(coin),
-        "reserved": coin.reserved,
+        "reserved": coin.reserved or coin.branch == FEE_RESERVE,
     }
     if coin.height is not None:
         output["blockheight"] = coin.height

@@ -51,6 +51,7 @@ def invoice_text(
     timestamp: int = NOW,
     expiry: int = 3600,
     prefix: str = "bcrt",
+    features: frozenset[int] = frozenset({8, 14}),
 ) -> str:
     terms = InvoiceTerms(
         prefix=prefix,
@@ -60,7 +61,7 @@ def invoice_text(
         payment_secret=SECRET,
         description="coffee",
         expiry=expiry,
-        features=frozenset({8, 14}),
+        features=features,
     )
     unsigned = encode.unsigned(terms)
     return unsigned.with_signature(*curve.sign_recoverable(key, unsigned.digest))
@@ -177,7 +178,7 @@ class SignerStandIn:
             prefix="bcrt",
             amount_msat=request.amount_msat,
             timestamp=request.timestamp,
-            payment_hash=sha256(preimage),
+            payment_hash=request.payment_hash or sha256(preimage),
             payment_secret=sha256(b"secret" + request.request_id),
             description=request.description,
             description_hash=request.description_hash,
@@ -227,6 +228,7 @@ class House:
         await self.channel.start()
         await self.chain.start()
         await self.payments.start()
+        self.channel.lists = 0
         return self
 
     async def stop(self) -> None:

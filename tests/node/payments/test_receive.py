@@ -44,6 +44,7 @@ DETAILS = IncorrectOrUnknownPaymentDetails(Msat(10_000), HEIGHT)
 
 
 def test_the_amount_asked_for_up_to_twice_of_it_is_accepted():
+    """checklist 36"""
     assert judged(final(10_000)) is None
     assert judged(final(20_000)) is None
     assert judged(final(9_999)) == DETAILS
@@ -57,6 +58,7 @@ def test_an_open_amount_takes_anything_but_nothing():
 
 
 def test_unknown_hash_wrong_and_missing_secret_give_the_same_failure():
+    """checklist 36"""
     assert judged(final(), expected=None) == DETAILS
     assert judged(final(secret=bytes(32))) == DETAILS
     assert judged(final(secret=None)) == DETAILS
@@ -68,6 +70,7 @@ def test_an_expired_invoice_is_as_good_as_unknown():
 
 
 def test_an_expiry_too_near_to_claim_safely_is_refused():
+    """checklist 36"""
     assert judged(final(), expiry=HEIGHT + 22) is None
     assert judged(final(), expiry=HEIGHT + 21) == DETAILS
 

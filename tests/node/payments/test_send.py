@@ -13,8 +13,6 @@ from protocol.secret import Secret
 from tests.node.payments.support import (
     HEIGHT,
     NOW,
-    OUR_ID,
-    OUR_KEY,
     PAYEE_ID,
     PAYEE_KEY,
     PREIMAGE,
@@ -31,7 +29,9 @@ def read(text: str):
 
 def test_onion_tells_the_payee_amount_expiry_secret_and_total():
     invoice = read(invoice_text())
-    hop = send.build_hop(invoice, Msat(10_000), height=HEIGHT, session_key=SESSION)
+    hop = send.build_hop(
+        send.goal_of(invoice, Msat(10_000)), Msat(10_000), height=HEIGHT, session_key=SESSION
+    )
     peeled = sphinx.peel(PAYEE_KEY, hop.onion, sha256(PREIMAGE))
     final = payload.decode_final(peeled.payload)
     assert peeled.next_packet is None
@@ -40,8 +40,10 @@ def test_onion_tells_the_payee_amount_expiry_secret_and_total():
 
 
 def test_secrets_of_an_earlier_run_are_found_again_from_the_session_key():
-    hop = send.build_hop(read(invoice_text()), Msat(10_000), height=HEIGHT, session_key=SESSION)
-    assert send.shared_secrets_again(SESSION, PAYEE_ID) == hop.shared_secrets
+    hop = send.build_hop(
+        send.goal_of(read(invoice_text()), Msat(10_000)), Msat(10_000), height=HEIGHT, session_key=SESSION
+    )
+    assert send.shared_secrets_again(SESSION, [PAYEE_ID]) == hop.shared_secrets
 
 
 @pytest.mark.parametrize(
@@ -72,16 +74,11 @@ def test_invoice_of_another_chain_is_refused():
 
 
 def test_expired_invoice_is_refused_with_code_207():
-    invoice = read(invoice_text(expiry=60))
-    send.check_payable(invoice, our_node_id=OUR_ID, now=NOW + 59)
+    goal = send.goal_of(read(invoice_text(expiry=60)), Msat(10_000))
+    send.check_payable(goal, now=NOW + 59)
     with pytest.raises(CommandRefused) as refused:
-        send.check_payable(invoice, our_node_id=OUR_ID, now=NOW + 60)
+        send.check_payable(goal, now=NOW + 60)
     assert refused.value.code == PayCode.EXPIRED
-
-
-def test_own_invoice_is_refused():
-    with pytest.raises(CommandRefused, match="our own"):
-        send.check_payable(read(invoice_text(OUR_KEY)), our_node_id=OUR_ID, now=NOW)
 
 
 def test_permanent_failure_of_the_payee_is_code_203_and_says_what_to_do():

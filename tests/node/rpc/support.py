@@ -23,17 +23,28 @@ from protocol.bus.messages.channel import (
     HtlcInfo,
     ListChannels,
 )
+from protocol.bus.messages.forwards import GetEarnings, ListForwards, SetPolicy
 from protocol.bus.messages.payments import (
+    CancelHold,
     CreateInvoice,
+    DeleteInvoice,
+    GetReceivable,
     InvoiceRow,
     Invoices,
+    Keysend,
     ListInvoices,
+    ListParts,
     ListPayments,
     Pay,
     PaymentRow,
     Payments,
+    Receivable,
+    SendPart,
+    SettleHold,
     SignText,
+    WaitAnyInvoice,
     WaitInvoice,
+    WaitPart,
 )
 from protocol.bus.messages.peer import Connect, Disconnect, ListPeers, ListRoads, PeerInfo, Peers, Road, Roads
 from protocol.bus.messages.signer import MessageSigned
@@ -89,7 +100,7 @@ class ChannelService(_Recorder):
     @handles(FundChannel)
     def fund(self, request: FundChannel) -> ChannelFunded:
         self.note(request)
-        return ChannelFunded(CHANNEL_ID, TXID, 1, b"\x02\x00")
+        return ChannelFunded(CHANNEL_ID, TXID, 1, b"\x02\x00", request.channel_type or (12, 22))
 
     @handles(CloseChannel)
     def close(self, request: CloseChannel) -> ChannelClosed:
@@ -177,6 +188,7 @@ class PaymentsService(_Recorder):
         self.paid = asyncio.Event()
         self.invoice = invoice()
         self.waiters_gone = 0
+        self.answers: dict[type, Any] = {}
 
     @handles(CreateInvoice)
     def create(self, request: CreateInvoice) -> InvoiceRow:
@@ -193,6 +205,27 @@ class PaymentsService(_Recorder):
         self.note(request)
         await self.paid.wait()
         return self.invoice
+
+    @handles(
+        CancelHold,
+        DeleteInvoice,
+        GetEarnings,
+        Keysend,
+        ListForwards,
+        ListParts,
+        SendPart,
+        SetPolicy,
+        SettleHold,
+        WaitAnyInvoice,
+        WaitPart,
+    )
+    def answer(self, request: Any) -> Any:
+        self.note(request)
+        return self.answers[type(request)]
+
+    @handles(GetReceivable)
+    def receivable(self, _request: GetReceivable) -> Receivable:
+        return Receivable(Msat(50_000), Msat(30_000), "the peers have no more")
 
     @handles(Pay)
     async def pay(self, request: Pay) -> PaymentRow:
@@ -262,8 +295,8 @@ def channel() -> ChannelInfo:
         funding_txid=TXID,
         funding_outnum=1,
         short_channel_id=103 << 40 | 1 << 16 | 1,
-        alias_local=None,
-        alias_remote=None,
+        alias_local=5_000_000 << 40 | 1 << 16 | 1,
+        alias_remote=9 << 40 | 8 << 16 | 7,
         to_us_msat=Msat(60_000_000),
         min_to_us_msat=Msat(60_000_000),
         max_to_us_msat=Msat(100_000_000),
@@ -285,6 +318,8 @@ def channel() -> ChannelInfo:
         close_to=b"\x00\x14" + bytes(20),
         why="ready",
         htlcs=(HtlcInfo(True, 3, Msat(1000), HASH, 600, "SENT_ADD_ACK_REVOCATION"),),
+        scid_alias_only=True,
+        channel_type=(12, 22, 46),
     )
 
 

@@ -1,6 +1,7 @@
 """Each method: what it asks of the services, and the answer's fields as Core Lightning documents them."""
 
 import pytest
+from msgspec.structs import replace
 
 from node.rpc.catalogue import METHODS
 from protocol.bus.messages.chain import GetFeerate, GetTip
@@ -183,7 +184,12 @@ async def test_listpeerchannels(gateway: Gateway):
         "total_msat": 100_000_000,
         "spendable_msat": 58_000_000,
         "our_reserve_msat": 1_000_000,
-        "channel_type": {"bits": [12, 22], "names": ["static_remotekey/even", "anchors/even"]},
+        "channel_type": {
+            "bits": [12, 22, 46],
+            "names": ["static_remotekey/even", "anchors/even", "scid_alias/even"],
+        },
+        "private": True,
+        "alias": {"local": "5000000x1x1", "remote": "9x8x7"},
         "feerate": {"perkw": 2500, "perkb": 10_000},
         "status": ["ready"],
     }
@@ -201,7 +207,8 @@ async def test_listpeerchannels(gateway: Gateway):
 
 
 async def test_listpeerchannels_can_be_narrowed(gateway: Gateway):
-    for given in ({"id": PEER}, {"short_channel_id": "103x1x1"}, {"channel_id": CHANNEL_HEX}):
+    ours = ({"short_channel_id": "103x1x1"}, {"short_channel_id": "5000000x1x1"})
+    for given in ({"id": PEER}, *ours, {"channel_id": CHANNEL_HEX}):
         assert len((await gateway.call("listpeerchannels", given))["channels"]) == 1
     for given in ({"id": STRANGER_ID.hex()}, {"short_channel_id": "103x1x0"}, {"channel_id": "00" * 32}):
         assert (await gateway.call("listpeerchannels", given))["channels"] == []
@@ -224,12 +231,26 @@ async def test_fundchannel_with_words(gateway: Gateway):
         "amount": "all",
         "feerate": "urgent",
         "push_msat": "5sat",
-        "channel_type": [12],
+        "channel_type": [12, 50, 46],
+        "announce": "false",
+        "mindepth": 0,
         "minconf": 2,
     }
     result = await gateway.call("fundchannel", request)
-    assert gateway.channel.asked == [FundChannel(PEER_ID, None, 5000, 5000, False, 2)]
-    assert result["channel_type"] == {"bits": [12], "names": ["static_remotekey/even"]}
+    kind = (12, 46, 50)
+    assert gateway.channel.asked == [
+        FundChannel(PEER_ID, None, 5000, 5000, minconf=2, announce=False, mindepth=0, channel_type=kind)
+    ]
+    names = ["static_remotekey/even", "scid_alias/even", "zeroconf/even"]
+    assert result["channel_type"] == {"bits": list(kind), "names": names}
+
+
+@pytest.mark.parametrize("bits", [[], [22], [12, 23], [12, 22, 44], ["12"], [12, -1], "12", [12, 1 << 70]])
+async def test_fundchannel_takes_only_the_channel_types_that_there_are(gateway: Gateway, bits: object):
+    error = await gateway.error("fundchannel", {"id": PEER, "amount": 100_000, "channel_type": bits})
+    assert error["code"] == -32602
+    assert "channel_type" in error["message"]
+    assert gateway.channel.asked == []
 
 
 async def test_closes_pay_to_the_cold_descriptor_and_nowhere_else(gateway: Gateway):
@@ -262,14 +283,18 @@ async def test_invoice_by_position_with_nulls_as_clients_send_it(gateway: Gatewa
         "payment_secret": "bb" * 32,
         "expires_at": 1_700_604_800,
     }
-    assert gateway.payments.asked == [CreateInvoice(10_000, "5", "two eggs", 60, sha256(b"two eggs"), None)]
+    assert gateway.payments.asked == [
+        CreateInvoice(10_000, "5", "two eggs", 60, sha256(b"two eggs"), None, False)
+    ]
 
 
 async def test_invoice_says_what_it_cannot_do(gateway: Gateway):
+    gateway.payments.invoice = replace(invoice(), bolt11=invoice_text(), amount_msat=60_000)
     result = await gateway.call(
         "invoice", {"amount_msat": "any", "label": "a", "description": "b", "exposeprivatechannels": True}
     )
-    assert "route hints" in result["warning_private_unused"]
+    assert "no private channel" in result["warning_private_unused"]
+    assert result["warning_capacity"] == "50000 msat can come in now: the peers have no more"
     error = await gateway.error(
         "invoice", {"amount_msat": 1, "label": "a", "description": "b", "preimage": "00" * 32}
     )

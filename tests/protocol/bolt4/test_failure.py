@@ -57,6 +57,7 @@ def test_every_code_of_the_specification_has_a_class_and_a_sentence() -> None:
 
 @pytest.mark.parametrize(("failure", "raw", "_name"), KNOWN)
 def test_extra_bytes_are_ignored(failure: Failure, raw: str, _name: str) -> None:
+    """checklist 33"""
     assert f.decode(bytes.fromhex(raw + "fd84d10101")) == failure
 
 
@@ -86,6 +87,7 @@ def test_flags_say_how_long_and_how_far() -> None:
 
 
 def test_malformed_htlc_of_a_peer_becomes_our_failure() -> None:
+    """checklist 32"""
     assert f.from_malformed(0xC005, HASH) == f.InvalidOnionHmac(HASH)
     assert f.from_malformed(0x8077, HASH) == UnknownFailure(0x8077, HASH)
     with pytest.raises(MalformedMessage, match="BADONION"):

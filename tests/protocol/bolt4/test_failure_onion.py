@@ -71,6 +71,7 @@ def test_the_published_long_failure_is_passed_back_and_read() -> None:
 
 
 def test_packet_hides_the_length_of_the_message() -> None:
+    """checklist 33"""
     assert {
         len(returned(i, failure)) for i in (0, 4) for failure in (None, UnknownFailure(1, bytes(254)))
     } == {292}
@@ -87,6 +88,7 @@ def test_failure_keys_stand_in_for_the_shared_secret() -> None:
 
 @given(st.integers(0, 26), st.integers(0, 26), st.binary(max_size=300))
 def test_failing_hop_is_found_wherever_it_stands(last: int, at: int, data: bytes) -> None:
+    """checklist 33"""
     hop_index = min(at, last)
     secrets = [Secret(bytes((i + 1,)) * 32) for i in range(last + 1)]
     failure = UnknownFailure(0x4FFF, data)
@@ -97,6 +99,7 @@ def test_failing_hop_is_found_wherever_it_stands(last: int, at: int, data: bytes
 
 
 def test_changed_packet_names_nobody() -> None:
+    """checklist 33"""
     packet = bytearray(returned(2))
     packet[100] ^= 1
     assert unwrap(SHARED_SECRETS, bytes(packet)) is None

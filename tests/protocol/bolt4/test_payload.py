@@ -1,5 +1,6 @@
 """The payload of one hop (BOLT 4, "`payload` format")."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from protocol.bolt4.payload import (
     encode_forward,
 )
 from protocol.bolt4.sphinx import InvalidOnionPayload
-from protocol.errors import MalformedMessage
+from protocol.errors import CommandRefused, MalformedMessage
 
 FORWARD = ForwardPayload(ShortChannelId(1), Msat(15000), BlockHeight(1500))
 FORWARD_HEX = "02023a98040205dc06080000000000000001"  # first hop of bolt04/onion-test.json
@@ -120,7 +121,7 @@ mutated = st.builds(
 
 @given(st.binary(max_size=80) | mutated)
 def test_any_bytes_are_read_or_refused_as_invalid_onion_payload(raw: bytes) -> None:
-    for decode, encode, fields in ((decode_forward, encode_forward, 3), (decode_final, encode_final, 5)):
+    for decode, encode, fields in ((decode_forward, encode_forward, 3), (decode_final, encode_final, 7)):
         try:
             payload = decode(raw)  # type: ignore[operator]
         except InvalidOnionPayload:
@@ -128,3 +129,33 @@ def test_any_bytes_are_read_or_refused_as_invalid_onion_payload(raw: bytes) -> N
         else:
             assert len(payload.__struct_fields__) == fields
             assert decode(encode(payload)) == payload  # type: ignore[operator]
+
+
+def test_a_keysend_preimage_and_further_records_stand_behind_the_others_in_rising_order() -> None:
+    """bLIP 3"""
+    others = ((2**33, b"two"), (65537, b"one"))
+    payload = FinalPayload(Msat(1), BlockHeight(2), None, Msat(1), None, bytes(range(32)), others)
+    raw = encode_final(payload)
+    assert raw.index(b"one") < raw.index(bytes(range(32))) < raw.index(b"two")
+    with pytest.raises(InvalidOnionPayload):
+        decode_final(raw)  # 2**33 is an even type that nobody knows
+    odd = encode_final(msgspec.structs.replace(payload, others=((65537, b"one"),)))
+    assert decode_final(odd).keysend_preimage == bytes(range(32))
+
+
+def test_a_preimage_is_for_the_last_node_and_has_32_bytes() -> None:
+    """bLIP 3"""
+    forward = ForwardPayload(ShortChannelId(1), Msat(1), BlockHeight(2))
+    preimage = bytes.fromhex("ff0000000146c6616c20") + bytes(32)
+    with pytest.raises(InvalidOnionPayload):
+        decode_forward(encode_forward(forward) + preimage)
+    final = encode_final(FinalPayload(Msat(1), BlockHeight(2), None, Msat(1)))
+    with pytest.raises(InvalidOnionPayload, match="32 bytes"):
+        decode_final(final + bytes.fromhex("ff0000000146c6616c1f") + bytes(31))
+
+
+@pytest.mark.parametrize("others", [((8, b"x"),), ((65537, b"x"), (65537, b"y"))])
+def test_a_further_record_with_a_type_that_is_taken_is_refused(others: tuple[tuple[int, bytes], ...]) -> None:
+    payload = FinalPayload(Msat(1), BlockHeight(2), None, Msat(1), others=others)
+    with pytest.raises(CommandRefused):
+        encode_final(payload)

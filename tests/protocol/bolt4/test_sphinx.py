@@ -148,6 +148,7 @@ def test_node_id_that_is_no_point_is_not_built() -> None:
 def test_changed_packet_is_answered_with_its_code_and_hash(
     change: Callable[[bytes], bytes], error: type[BadOnion], code: int
 ) -> None:
+    """checklist 32"""
     packet = change(onion().packet)
     with pytest.raises(error) as caught:
         peel(NODE_SECRETS[0], packet, ASSOCIATED_DATA)
@@ -156,6 +157,7 @@ def test_changed_packet_is_answered_with_its_code_and_hash(
 
 
 def test_other_associated_data_is_a_wrong_hmac() -> None:
+    """checklist 32"""
     with pytest.raises(InvalidOnionHmac):
         peel(NODE_SECRETS[0], onion().packet, bytes(32))
 

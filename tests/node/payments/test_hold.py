@@ -1,0 +1,377 @@
+"""Hold invoices, keysend, waiting for any invoice, deleting, hints and what is receivable."""
+
+import pytest
+from msgspec.structs import replace
+
+from node.payments.hints import receivable, route_hints
+from node.payments.receive import HOLD_MARGIN
+from protocol.amounts import BlockHeight, Msat
+from protocol.bolt4 import failure as failures
+from protocol.bolt4 import payload as payloads
+from protocol.bolt4.failure import IncorrectOrUnknownPaymentDetails
+from protocol.bolt4.payload import FinalPayload
+from protocol.bolt11.decode import decode
+from protocol.bus.messages.chain import TipChanged
+from protocol.bus.messages.channel import FailHtlc, FulfilHtlc, HtlcReceived, HtlcResolved
+from protocol.bus.messages.payments import (
+    CancelHold,
+    CreateInvoice,
+    DeleteInvoice,
+    InvoiceRow,
+    ListInvoices,
+    SettleHold,
+    WaitAnyInvoice,
+    WaitInvoice,
+)
+from protocol.bus.messages.routing import ChannelPolicy
+from protocol.errors import CommandRefused
+from protocol.hashes import sha256
+from tests.node.payments.support import (
+    CHANNEL,
+    HEIGHT,
+    OTHER_CHANNEL,
+    PREIMAGE,
+    House,
+    channel_info,
+)
+
+HASH = sha256(PREIMAGE)
+EXPIRY = BlockHeight(HEIGHT + 60)
+ASK = CreateInvoice(Msat(10_000), "bond", "a bond", hold_hash=HASH)
+STATUS = "SELECT status, received_msat, preimage FROM invoices"
+
+
+def part(
+    invoice: InvoiceRow, amount: int = 10_000, *, htlc_id: int = 0, channel: bytes = CHANNEL
+) -> HtlcReceived:
+    payload = FinalPayload(Msat(amount), EXPIRY, invoice.payment_secret, Msat(10_000))
+    encoded = payloads.encode_final(payload)
+    return HtlcReceived(channel, htlc_id, Msat(amount), invoice.payment_hash, EXPIRY, encoded, True)
+
+
+async def hear(house: House, *events: object) -> None:
+    for event in events:
+        house.bus.publish(event)
+    await house.on_disk()
+
+
+def details(
+    amount: int = 10_000, htlc_id: int = 0, height: int = HEIGHT, channel: bytes = CHANNEL
+) -> FailHtlc:
+    failure = IncorrectOrUnknownPaymentDetails(Msat(amount), BlockHeight(height))
+    return FailHtlc(channel, htlc_id, failures.encode(failure))
+
+
+async def status_of(house: House) -> str:
+    (row,) = (await house.ask(ListInvoices())).invoices
+    return row.status
+
+
+async def test_a_hold_invoice_has_the_hash_that_was_given_and_waits_for_the_preimage(house: House):
+    invoice = await house.ask(ASK)
+    assert decode(invoice.bolt11).payment_hash == HASH
+    await hear(house, part(invoice))
+    assert house.channel.decisions == []
+    assert house.rows(STATUS) == [("accepted", 10_000, None)]
+    (row,) = (await house.ask(ListInvoices())).invoices
+    assert (row.status, row.htlcs[0].cltv_expiry) == ("accepted", EXPIRY)
+    await house.ask(SettleHold(PREIMAGE))
+    await house.on_disk()
+    assert house.channel.decisions == [FulfilHtlc(CHANNEL, 0, PREIMAGE)]
+    assert house.rows(STATUS) == [("claiming", 10_000, PREIMAGE)]
+    await hear(house, HtlcResolved(CHANNEL, 0, HASH, True))
+    assert await status_of(house) == "paid"
+
+
+async def test_the_preimage_is_on_disk_before_it_can_leave_and_survives_a_restart(house: House):
+    invoice = await house.ask(ASK)
+    await hear(house, part(invoice))
+    seen = []
+
+    def told() -> None:
+        saved = house.database.writer.submit([], now=True)
+        saved.add_done_callback(lambda _: seen.extend(house.rows(STATUS)))
+
+    house.channel.on_told = told
+    await house.ask(SettleHold(PREIMAGE))
+    await house.on_disk()
+    assert seen == [("claiming", 10_000, PREIMAGE)]
+    await house.restart()
+    await hear(house, part(invoice))
+    assert house.channel.decisions == [FulfilHtlc(CHANNEL, 0, PREIMAGE)]
+
+
+async def test_an_accepted_hold_is_held_again_after_a_restart_though_it_expired_meanwhile(house: House):
+    invoice = await house.ask(ASK)
+    await hear(house, part(invoice))
+    house.now += 10**7
+    await house.restart()
+    await hear(house, part(invoice))
+    assert house.channel.decisions == []
+    assert await status_of(house) == "accepted"
+    await house.ask(SettleHold(PREIMAGE))
+    await house.settle()
+    assert house.channel.decisions == [FulfilHtlc(CHANNEL, 0, PREIMAGE)]
+
+
+async def test_a_wrong_preimage_or_none_settles_nothing(house: House):
+    invoice = await house.ask(ASK)
+    with pytest.raises(CommandRefused, match="nothing is held"):
+        await house.ask(SettleHold(PREIMAGE))
+    await hear(house, part(invoice))
+    with pytest.raises(CommandRefused, match="no hold invoice"):
+        await house.ask(SettleHold(bytes(32)))
+    with pytest.raises(CommandRefused, match="preimage"):
+        await house.ask(SettleHold(payment_hash=HASH))
+    assert house.channel.decisions == []
+
+
+async def test_a_hold_invoice_of_the_signer_is_settled_by_its_hash(house: House):
+    invoice = await house.ask(replace(ASK, hold_hash=None, hold=True))
+    await hear(house, part(invoice))
+    assert house.channel.decisions == []
+    await house.ask(SettleHold(payment_hash=invoice.payment_hash))
+    await house.settle()
+    assert house.channel.decisions == [FulfilHtlc(CHANNEL, 0)]
+
+
+async def test_a_cancelled_hold_gives_everything_back_as_if_it_were_unknown(house: House):
+    """checklist 36"""
+    invoice = await house.ask(ASK)
+    await hear(house, part(invoice, 4000), part(invoice, 6000, htlc_id=1, channel=OTHER_CHANNEL))
+    await house.ask(CancelHold(HASH))
+    await hear(house, part(invoice, htlc_id=2))
+    assert house.channel.decisions == [
+        details(4000),
+        details(6000, 1, channel=OTHER_CHANNEL),
+        details(htlc_id=2),
+    ]
+    assert await status_of(house) == "cancelled"
+    await hear(house, HtlcResolved(CHANNEL, 0, HASH, False))
+    assert await status_of(house) == "cancelled"
+    with pytest.raises(CommandRefused):
+        await house.ask(SettleHold(PREIMAGE))
+
+
+async def test_a_settled_hold_cannot_be_cancelled(house: House):
+    invoice = await house.ask(ASK)
+    await hear(house, part(invoice))
+    await house.ask(SettleHold(PREIMAGE))
+    with pytest.raises(CommandRefused, match="settled already"):
+        await house.ask(CancelHold(HASH))
+    assert (await house.ask(SettleHold(PREIMAGE))).status == "claiming"
+    await house.settle()
+    assert house.channel.decisions == [FulfilHtlc(CHANNEL, 0, PREIMAGE)]
+
+
+async def test_a_hold_is_cancelled_before_its_deadline_could_close_the_channel(house: House):
+    invoice = await house.ask(ASK)
+    await hear(house, part(invoice))
+    await hear(house, TipChanged(BlockHeight(EXPIRY - HOLD_MARGIN - 1), bytes(32), 0))
+    assert house.channel.decisions == []
+    last = EXPIRY - HOLD_MARGIN
+    await hear(house, TipChanged(BlockHeight(last), bytes(32), 0))
+    assert house.channel.decisions == [details(height=last)]
+    assert await status_of(house) == "cancelled"
+
+
+async def test_a_second_payer_of_a_held_invoice_gets_the_money_back(house: House):
+    """checklist 37: never a second set while one is held or claimed."""
+    invoice = await house.ask(ASK)
+    await hear(house, part(invoice), part(invoice, htlc_id=1))
+    assert house.channel.decisions == [details(htlc_id=1)]
+
+
+async def test_a_payment_hash_is_used_once(house: House):
+    await house.ask(ASK)
+    with pytest.raises(CommandRefused) as refused:
+        await house.ask(replace(ASK, label="another"))
+    assert refused.value.code == 900
+
+
+async def test_a_set_may_come_over_several_channels(house: House):
+    """checklist 37: all are fulfilled or none."""
+    invoice = await house.ask(ASK)
+    await hear(house, part(invoice, 4000), part(invoice, 6000, channel=OTHER_CHANNEL))
+    await house.ask(SettleHold(PREIMAGE))
+    await house.settle()
+    assert house.channel.decisions == [
+        FulfilHtlc(CHANNEL, 0, PREIMAGE),
+        FulfilHtlc(OTHER_CHANNEL, 0, PREIMAGE),
+    ]
+
+
+async def test_a_set_that_the_signer_would_not_release_goes_back_at_once(house: House):
+    """checklist 37: it judges one channel at a time; half a set is never fulfilled and never left hanging."""
+    invoice = await house.ask(CreateInvoice(Msat(10_000), "x", ""))
+    await hear(house, part(invoice, 4000), part(invoice, 6000, channel=OTHER_CHANNEL))
+    assert house.channel.decisions == [details(4000), details(6000, channel=OTHER_CHANNEL)]
+    await hear(house, part(invoice, 10_000, htlc_id=1))
+    assert house.channel.decisions[-1] == FulfilHtlc(CHANNEL, 1)
+
+
+# Keysend.
+
+
+def spontaneous(
+    amount: int = 5000,
+    *,
+    htlc_id: int = 0,
+    preimage: bytes = PREIMAGE,
+    hash_: bytes = HASH,
+    total: int | None = None,
+    expiry: int = EXPIRY,
+) -> HtlcReceived:
+    final = FinalPayload(
+        Msat(amount),
+        BlockHeight(expiry),
+        None if total is None else bytes(32),
+        Msat(total or amount),
+        None,
+        preimage,
+    )
+    return HtlcReceived(CHANNEL, htlc_id, Msat(amount), hash_, expiry, payloads.encode_final(final), True)
+
+
+async def test_a_payment_without_invoice_is_taken_with_its_own_preimage_and_once(house: House):
+    """bLIP 3"""
+    await hear(house, spontaneous(), spontaneous(htlc_id=1))
+    assert house.channel.decisions == [FulfilHtlc(CHANNEL, 0, PREIMAGE), details(5000, 1)]
+    await hear(house, HtlcResolved(CHANNEL, 0, HASH, True))
+    (row,) = (await house.ask(ListInvoices())).invoices
+    assert (row.status, row.received_msat, row.description) == ("paid", 5000, "keysend")
+    await hear(house, spontaneous(htlc_id=2))
+    assert house.channel.decisions[-1] == details(5000, 2)
+
+
+async def test_a_payment_without_invoice_that_is_cut_off_is_taken_again_after_a_restart(house: House):
+    await hear(house, spontaneous())
+    await house.restart()
+    await hear(house, spontaneous())
+    assert house.channel.decisions == [FulfilHtlc(CHANNEL, 0, PREIMAGE)]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        spontaneous(preimage=bytes(32)),
+        spontaneous(total=6000),
+        spontaneous(expiry=HEIGHT + 21),
+    ],
+)
+async def test_a_payment_without_invoice_that_does_not_fit_is_unknown(house: House, wrong: HtlcReceived):
+    """checklist 36: all unknown causes give the same failure."""
+    await hear(house, wrong)
+    assert house.channel.decisions == [details(5000)]
+    assert (await house.ask(ListInvoices())).invoices == ()
+
+
+async def test_an_invoice_of_ours_is_not_paid_by_a_keysend(house: House):
+    """checklist 36: the payment secret is needed where it was given."""
+    invoice = await house.ask(CreateInvoice(Msat(5000), "x", ""))
+    preimage = house.signer.preimages[invoice.payment_hash]
+    await hear(house, spontaneous(preimage=preimage, hash_=invoice.payment_hash))
+    assert house.channel.decisions == [details(5000)]
+
+
+# Waiting and deleting.
+
+
+async def pay(house: House, label: str, htlc_id: int) -> InvoiceRow:
+    invoice = await house.ask(CreateInvoice(Msat(10_000), label, "a story"))
+    await hear(
+        house, part(invoice, htlc_id=htlc_id), HtlcResolved(CHANNEL, htlc_id, invoice.payment_hash, True)
+    )
+    return invoice
+
+
+async def test_waiting_for_any_invoice_goes_through_them_in_order(house: House):
+    waiting = house.asking(WaitAnyInvoice(0))
+    await pay(house, "first", 0)
+    assert (await waiting).label == "first"
+    await pay(house, "second", 1)
+    assert (await house.ask(WaitAnyInvoice(0))).label == "first"
+    assert (await house.ask(WaitAnyInvoice(1))).label == "second"
+    with pytest.raises(CommandRefused) as refused:
+        await house.ask(WaitAnyInvoice(2, 0.01))
+    assert refused.value.code == 904
+
+
+async def test_a_deleted_invoice_is_gone_and_its_index_is_not_used_again(house: House):
+    await pay(house, "first", 0)
+    with pytest.raises(CommandRefused) as refused:
+        await house.ask(DeleteInvoice("first", "unpaid"))
+    assert refused.value.code == 906
+    assert (await house.ask(DeleteInvoice("first", "paid"))).label == "first"
+    await house.on_disk()
+    assert (await house.ask(ListInvoices())).invoices == ()
+    await house.restart()
+    await pay(house, "second", 1)
+    assert (await house.ask(WaitAnyInvoice(1))).pay_index == 2
+
+
+async def test_an_unpaid_invoice_that_was_deleted_can_no_longer_be_paid(house: House):
+    invoice = await house.ask(CreateInvoice(Msat(10_000), "x", "a story"))
+    await house.ask(DeleteInvoice("x", "unpaid", description_only=True))
+    await house.on_disk()
+    assert (await house.ask(ListInvoices())).invoices[0].description == ""
+    await house.ask(DeleteInvoice("x", "unpaid"))
+    await hear(house, part(invoice))
+    assert house.channel.decisions == [details()]
+
+
+async def test_an_invoice_that_is_being_paid_is_not_deleted(house: House):
+    invoice = await house.ask(CreateInvoice(Msat(10_000), "x", "a story"))
+    await hear(house, part(invoice))
+    with pytest.raises(CommandRefused):
+        await house.ask(DeleteInvoice("x", "unpaid"))
+
+
+async def test_waiting_for_a_cancelled_hold_ends(house: House):
+    await house.ask(ASK)
+    await house.ask(CancelHold(HASH))
+    await house.on_disk()
+    assert (await house.ask(WaitInvoice("bond"))).status == "cancelled"
+
+
+# Hints, and what could come in.
+
+POLICY = ChannelPolicy(Msat(1000), 10, 40, Msat(1), Msat(10**9))
+
+
+async def known(_channel_id: bytes) -> ChannelPolicy | None:
+    return POLICY
+
+
+async def unknown(_channel_id: bytes) -> ChannelPolicy | None:
+    return None
+
+
+async def test_a_hint_names_the_alias_of_the_peer_and_never_a_secret_place():
+    """checklist 12: the real short channel id must not stand in an invoice with type bit 46."""
+    private = replace(channel_info(), alias_remote=99, scid_alias_only=True)
+    nameless = replace(private, channel_id=OTHER_CHANNEL, alias_remote=None)
+    hints = await route_hints((private, nameless), known, expose=None)
+    assert hints == (((private.peer, 99, 1000, 10, 40),),)
+
+
+async def test_hints_are_left_out_when_they_are_not_needed_not_wanted_or_not_known():
+    private, public = channel_info(), replace(channel_info(OTHER_CHANNEL), announce=True)
+    assert await route_hints((private, public), known, expose=None) == ()
+    assert len(await route_hints((private, public), known, expose=True)) == 1
+    assert await route_hints((private,), known, expose=False) == ()
+    assert await route_hints((private,), unknown, expose=True) == ()
+    assert await route_hints((channel_info(connected=False),), known, expose=True) == ()
+
+
+def test_receivable_says_what_limits_it():
+    assert "no channel" in receivable(()).reason
+    assert (
+        receivable((channel_info(connected=False),)).reason
+        == "no channel is usable now (the peer is not connected)"
+    )
+    two = receivable((channel_info(), channel_info(OTHER_CHANNEL)))
+    assert (two.total_msat, two.largest_msat) == (78_000_000, 39_000_000)
+    assert "largest" in two.reason
+    empty = receivable((replace(channel_info(), receivable_msat=Msat(0)),))
+    assert "reserve" in empty.reason
