@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -15,9 +15,12 @@ from node.config import BitcoindConfig, Config, ElectrumConfig, SignerConfig
 from node.linkkey import LinkKey
 from node.storage.database import open_database
 from node.storage.errors import StorageFailed
-from protocol.errors import CommandRefused
+from protocol.errors import CommandRefused, MalformedMessage
 from protocol.pairing import Pairing
 from protocol.secret import Secret
+
+if TYPE_CHECKING:
+    from node.restore import Plan
 
 REFUSED = 2
 
@@ -221,6 +224,58 @@ def run(datadir: Path, network: str | None, overrides: tuple[str, ...], log_leve
         sys.exit(asyncio.run(daemon.run(directory, config)))
     except (CommandRefused, StorageFailed, BackendUnusable) as error:
         _refuse(error)
+
+
+@main.command()
+@_DATADIR
+@click.option("--network", help="Needed when several were set up.")
+@click.option(
+    "--backup",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A static channel backup; without one, database and signer are only compared.",
+)
+@click.option("--plan", "plan_only", is_flag=True, help="Show what would become of each channel, and stop.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def restore(datadir: Path, network: str | None, backup: Path | None, plan_only: bool, yes: bool) -> None:
+    """Bring channels back from a backup, or see whether database and signer fit.
+
+    The signer must run with the seed of this node. Nothing is published: a channel whose state is lost or old is
+    closed by its peer, and what that pays to us is swept.
+    """
+    from node.restore import Restorer
+
+    try:
+        directory = settings.network_directory(datadir, network)
+        config = settings.load(directory)
+        database = open_database(directory / "node.db")
+        try:
+            blob = backup.read_bytes() if backup is not None else None
+            click.echo("Asking the signer …", err=True)
+            made = asyncio.run(Restorer(directory, config, database).run(blob, apply=False))
+            _show_plan(made)
+            if plan_only or not made.changes_something:
+                return
+            if not yes:
+                click.confirm("Bring these channels back?", abort=True)
+            asyncio.run(Restorer(directory, config, database).run(blob, apply=True))
+        finally:
+            database.close()
+    except (CommandRefused, StorageFailed, MalformedMessage) as error:
+        _refuse(error)
+    click.echo("Done. Start the node: it connects to the peers and asks them to close.")
+
+
+def _show_plan(made: "Plan") -> None:
+    if made.counter is not None:
+        click.echo(f"Backup number {made.counter}.")
+    for fate in made.fates:
+        new = " (from the backup)" if fate.new else ""
+        click.echo(f"{fate.channel_id.hex()}  {fate.capacity} sat with {fate.peer.hex()}{new}")
+        click.echo(f"    {fate.outcome.value}: {fate.sentence}.")
+    if not made.fates:
+        click.echo("There is no channel.")
+    for warning in made.warnings:
+        click.echo(f"Mind: {warning}.")
 
 
 def _refuse(error: Exception) -> NoReturn:

@@ -3,6 +3,7 @@
 import difflib
 import ipaddress
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,17 @@ class SignerConfig(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BitcoindConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """`cookie` is a path; where `user` is set, user and password are used instead."""
+    """`cookie` is a path; where `user` is set, user and password are used instead.
+
+    `cert` is for a btcd at `https://`: the file rpc.cert, which it made for itself.
+    """
 
     url: str
     cookie: str = ""
     user: str = ""
     password: Secret = Secret(b"")
     zmq: str = ""
+    cert: str = ""
 
     def login(self) -> str | Path:
         if self.user:
@@ -101,6 +106,16 @@ class GatewayConfig(Struct, frozen=True, forbid_unknown_fields=True):
     listen: tuple[str, ...] = ()
 
 
+class BackupConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the static channel backup goes, beside `channels.backup` in the node's directory: another disk, a share.
+
+    It is sealed by the signer: any place may hold it. `peers`: give it to channel peers too, if they keep one for us.
+    """
+
+    files: tuple[str, ...] = ()
+    peers: bool = True
+
+
 class LogConfig(Struct, frozen=True, forbid_unknown_fields=True):
     level: str = "info"
     file: str = ""
@@ -132,6 +147,24 @@ class TorConfig(Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
+class ChannelConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """What we let peers do with channels that they open."""
+
+    zeroconf_peers: tuple[str, ...] = ()
+    """Node ids whose channels are used before their funding is confirmed. Such a peer can take back whatever it paid us
+    there until then, so name only those whom you would lend it."""
+
+    def trusted(self) -> frozenset[bytes]:
+        """Raises CommandRefused."""
+        for node_id in self.zeroconf_peers:
+            if not re.fullmatch(r"0[23][0-9a-fA-F]{64}", node_id):
+                raise CommandRefused(
+                    f"channel.zeroconf_peers: {node_id!r} is no node id",
+                    what_to_do="Write 66 hex digits that start with 02 or 03.",
+                )
+        return frozenset(bytes.fromhex(node_id) for node_id in self.zeroconf_peers)
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     network: str
     signer: SignerConfig
@@ -141,6 +174,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     color: str = "3399ff"
     listen: tuple[str, ...] = ("127.0.0.1:9735",)
     announce: tuple[str, ...] = ()
+    leaf: bool = False
+    """Passes on no gossip of others: for a node that pays and is paid, on a line that is slow or dear."""
     birth_height: int | None = None
     """Where to look for coins of a seed that was used before."""
     fallback_feerate_per_kw: int | None = None
@@ -149,8 +184,10 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """Others beside tcp and tor, `name = "module:class"`."""
     tor: TorConfig = TorConfig()
     gateway: GatewayConfig = GatewayConfig()
+    backup: BackupConfig = BackupConfig()
     log: LogConfig = LogConfig()
     electrum: ElectrumConfig | None = None
+    channel: ChannelConfig = ChannelConfig()
 
     @property
     def network_parameters(self) -> Network:
@@ -217,6 +254,7 @@ def parse(document: dict[str, Any], where: str) -> Config:
         )
     _check_tor(config, where)
     _check_chain(config, where)
+    config.channel.trusted()
     return config
 
 
@@ -259,7 +297,7 @@ def save(directory: Path, config: Config) -> None:
     """Writes what differs from the defaults, readable by us alone: there may be a password in it."""
     lines = ["# Settings of lnpd. Unknown names are refused.", f"network = {_toml(config.network)}"]
     usual = Config(network="", signer=config.signer, bitcoind=None)
-    for name in ("alias", "color", "listen", "announce", "birth_height", "fallback_feerate_per_kw"):
+    for name in ("alias", "color", "listen", "announce", "leaf", "birth_height", "fallback_feerate_per_kw"):
         value = getattr(config, name)  # the names of the fields above
         if value != getattr(usual, name):
             lines.append(f"{name} = {_toml(value)}")
@@ -268,11 +306,13 @@ def save(directory: Path, config: Config) -> None:
         ("bitcoind", config.bitcoind),
         ("electrum", config.electrum),
         ("tor", config.tor),
+        ("channel", config.channel),
         ("gateway", config.gateway),
+        ("backup", config.backup),
         ("log", config.log),
     )
     for table, part in tables:
-        usual_part = TorConfig() if isinstance(part, TorConfig) else None
+        usual_part = type(part)() if isinstance(part, TorConfig | BackupConfig | ChannelConfig) else None
         if part is None or part == usual_part:
             continue
         lines += ["", f"[{table}]"]
@@ -315,7 +355,9 @@ def _check_names(document: dict[str, Any], kind: type[Struct], prefix: str, wher
             "bitcoind": BitcoindConfig,
             "electrum": ElectrumConfig,
             "tor": TorConfig,
+            "channel": ChannelConfig,
             "gateway": GatewayConfig,
+            "backup": BackupConfig,
             "log": LogConfig,
         }
     known = kind.__struct_fields__

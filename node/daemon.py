@@ -9,13 +9,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import structlog
-from msgspec import Struct
+from msgspec import Struct, field
 
 from node import log as node_log
+from node.backup.service import FILE as BACKUP_FILE
+from node.backup.service import BackupService
 from node.chain.backend import BackendAway, BackendUnusable, ChainBackend
 from node.chain.service import ChainService
 from node.chain.source import backend_of
 from node.channel.service import ChannelService
+from node.channel.terms import Policy
 from node.config import Config
 from node.events.service import EventService
 from node.gateway.service import GatewayService
@@ -24,6 +27,12 @@ from node.payments.service import PaymentService
 from node.peer import roads, transports
 from node.peer.events import LocalNode
 from node.peer.service import PeerService
+from node.peer.storage.service import PeerStorageService
+from node.routing.gossip.announcer import NodeFace
+from node.routing.gossip.service import GossipService, GossipSettings
+from node.routing.gossip.store import FILE as GOSSIP_FILE
+from node.routing.graph import Graph
+from node.routing.service import RoutingService
 from node.rpc.service import RpcService
 from node.rpc.table import NodeFacts
 from node.signer_link.client import SignerClient, SignerState
@@ -33,10 +42,12 @@ from node.supervisor import Supervisor
 from node.wallet.service import WalletService
 from protocol.amounts import FeeratePerKw
 from protocol.bitcoin.network import Network
+from protocol.bolt7 import addresses
+from protocol.bolt7.announcement import padded_alias
 from protocol.bolt9 import OUR_INIT
 from protocol.bus.bus import OutcomeUnknown
 from protocol.bus.local import LocalBus
-from protocol.bus.messages.chain import GetTip
+from protocol.bus.messages.chain import GetTip, Tip
 from protocol.bus.messages.events import SignerRow
 from protocol.bus.messages.signer import Welcome
 from protocol.bus.messages.signer_link import SignerLink
@@ -47,8 +58,12 @@ from protocol.transport import parse_host_port
 log = structlog.get_logger()
 DATABASE = "node.db"
 READY_FILE = "lnpd.json"
+SCORES = "scores.db"
+"""What attempts taught of the network: may be deleted at any time."""
 FALLBACK_FEERATE = FeeratePerKw(1_000)
 """Where money is play money: a regtest has never an estimate of its own."""
+FIRST_META = "INSERT OR IGNORE INTO meta (key, value) VALUES (?, ?)"
+DAY = 144
 PUT_META = "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)"
 
 
@@ -72,6 +87,8 @@ class Parts(Struct, frozen=True):
     backend: ChainBackend
     identity: Identity
     supervisor: Supervisor
+    graph: Graph = field(default_factory=Graph)
+    """Gossip fills it, routing searches it."""
 
 
 def _chain(parts: Parts) -> Service:
@@ -88,12 +105,38 @@ def _wallet(parts: Parts) -> Service:
         origin=parts.identity.wallet_origin,
         signer=parts.signer,
         writer=parts.database.writer,
-        birth_height=parts.config.birth_height,
+        birth_height=_birth_height(parts),
+    )
+
+
+def _birth_height(parts: Parts) -> int | None:
+    """Of the settings, or of the backup that this node came back from."""
+    if parts.config.birth_height is not None:
+        return parts.config.birth_height
+    kept = parts.database.writer.read("SELECT value FROM meta WHERE key = 'birth_height'")
+    return int(kept[0][0]) if kept else None
+
+
+def _backup(parts: Parts) -> Service:
+    others = tuple(Path(file).expanduser() for file in parts.config.backup.files)
+    return BackupService(
+        parts.bus,
+        signer=parts.signer,
+        network=parts.network.name,
+        files=(parts.directory / BACKUP_FILE, *others),
+        to_peers=parts.config.backup.peers,
+        birth_height=lambda: _birth_height(parts) or 0,
     )
 
 
 def _channel(parts: Parts) -> Service:
-    return ChannelService(parts.bus, parts.database.writer, parts.signer, chain_hash=parts.network.chain_hash)
+    return ChannelService(
+        parts.bus,
+        parts.database.writer,
+        parts.signer,
+        chain_hash=parts.network.chain_hash,
+        policy=Policy(zeroconf_peers=parts.config.channel.trusted()),
+    )
 
 
 def _payments(parts: Parts) -> Service:
@@ -106,6 +149,37 @@ def _payments(parts: Parts) -> Service:
     )
 
 
+def _routing(parts: Parts) -> Service:
+    return RoutingService(
+        parts.bus, node_id=parts.identity.node_id, graph=parts.graph, scores=parts.directory / SCORES
+    )
+
+
+def _gossip(parts: Parts) -> Service:
+    facts = _facts(parts, ())
+    try:
+        announced = tuple(addresses.of_host(host, port) for host, port in facts.addresses)
+        encoded = addresses.encode(announced)
+    except ValueError as error:
+        raise CommandRefused(
+            f"an address cannot be announced: {error}", what_to_do="Correct announce in lnp.toml."
+        ) from error
+    face = NodeFace(padded_alias(facts.alias), facts.color, encoded, OUR_INIT.within("N").to_bytes())
+    return GossipService(
+        parts.bus,
+        node_id=parts.identity.node_id,
+        chain_hash=parts.network.chain_hash,
+        signer=parts.signer,
+        path=parts.directory / GOSSIP_FILE,
+        sink=parts.graph,
+        settings=GossipSettings(face, leaf=parts.config.leaf),
+    )
+
+
+def _peer_storage(parts: Parts) -> Service:
+    return PeerStorageService(parts.bus, parts.database.writer)
+
+
 def _peer(parts: Parts) -> Service:
     return PeerService(
         parts.bus,
@@ -114,10 +188,21 @@ def _peer(parts: Parts) -> Service:
         writer=parts.database.writer,
         transports=transports.load(roads.wanted(parts.config), parts.directory),
         listen=parts.config.listen,
+        gossip=True,
     )
 
 
-SERVICES: tuple[Callable[[Parts], Service], ...] = (_chain, _wallet, _channel, _payments, _peer)
+SERVICES: tuple[Callable[[Parts], Service], ...] = (
+    _chain,
+    _wallet,
+    _channel,
+    _routing,
+    _payments,
+    _gossip,
+    _peer_storage,
+    _peer,
+    _backup,
+)
 """In the order of their start. All are made before the first starts, so that nobody misses an event.
 
 Peers come last: nobody may talk to us before the channels know where they stood.
@@ -172,7 +257,7 @@ async def _start(directory: Path, config: Config, database: Database, supervisor
     for service in services:
         await supervisor.start(service)
         if isinstance(service, ChainService):
-            await _first_tip(bus)
+            await _first_tip(bus, database)
     listening = tuple(
         address for service in services if isinstance(service, PeerService) for address in service.addresses
     )
@@ -260,16 +345,19 @@ async def _identity(database: Database, signer: SignerClient) -> Identity:
     return Identity(welcome.node_id, welcome.wallet_xpub, welcome.wallet_origin)
 
 
-async def _first_tip(bus: LocalBus) -> None:
+async def _first_tip(bus: LocalBus, database: Database) -> None:
     """At the very first start nothing can be done before the chain was seen; later the last tip is known."""
     while True:
         try:
-            await bus.request("chain", GetTip(), deadline=60)
-            return
+            tip: Tip = await bus.request("chain", GetTip(), deadline=60)
+            break
         except OutcomeUnknown:
             log.warning(
                 "waiting_for_chain", what_to_do="Start its source, or correct the address in lnp.toml."
             )
+    # For backups: a restored wallet looks for its coins from here on.
+    born = [("birth_height", str(max(0, tip.height - DAY)))]
+    await database.writer.submit([(FIRST_META, born)], now=False)
 
 
 def _facts(parts: Parts, listening: tuple[str, ...]) -> NodeFacts:

@@ -4,6 +4,7 @@ A feature has a pair of bits: the even one requires it, the odd one offers it. A
 bit 0 at the low end of the last byte.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Self
@@ -159,26 +160,49 @@ def check_peer_init(ours: FeatureSet, theirs: FeatureSet) -> None:
 
 OUR_INIT = FeatureSet.of(
     0,  # data_loss_protect: LND drops a peer without it; channel_reestablish always carries its fields
-    7,  # gossip_queries: Electrum 4.3.4 leaves without it; queries are answered, with an empty end as yet
+    5,  # upfront_shutdown_script: ours is the signer's cold one, theirs is held to
+    7,  # gossip_queries: we hold the graph and answer; Electrum 4.3.4 leaves without it
     8,  # var_onion_optin: the only onion that there is; LDK and Eclair check the bit
+    11,  # gossip_queries_ex: timestamps, checksums and flags in queries
     12,  # static_remotekey: our oldest channel type; LDK and Eclair check the bit
     14,  # payment_secret: in every invoice of ours; LDK and Eclair check the bit
     17,  # basic_mpp: payments may arrive and leave in parts
+    19,  # support_large_channel: 2^24 sat and more, with peers that set it too
     23,  # anchors: our usual channel type; odd, since Electrum 4.3.4 refuses 22
     27,  # shutdown_anysegwit: a taproot closing script is taken
+    35,  # quiesce: an stfu is answered; we send none of our own yet
+    43,  # provide_storage: 65531 bytes for each peer with a channel
     44,  # channel_type: we open with nothing else; LDK, Eclair and Electrum check the bit
+    47,  # scid_alias: every channel has one, and hides the real id where its type says so
+    51,  # zeroconf: understood; taken only of peers that a person trusts by name
+    61,  # simple_close: each side pays for its own closing transaction
 )
-"""What we do today. 5, 19, 25, 35, 37, 39, 43, 47, 51, 61 and 63 join when their code does."""
+"""What we do today, in odd bits wherever a peer may lack it: Electrum 4.3.4 takes few even ones. 25, 37, 39 and 63
+join when their code does."""
 
 
 class ChannelType(Enum):
-    """A channel type is an exact set of even bits that both sides compare for equality (BOLT 2)."""
+    """A channel type is an exact set of even bits that both sides compare for equality (BOLT 2): one of the two basic
+    ones, each with its variations."""
 
     STATIC_REMOTEKEY = FeatureSet.of(12)
     ANCHORS = FeatureSet.of(12, 22)
+    STATIC_REMOTEKEY_ALIAS = FeatureSet.of(12, 46)
+    ANCHORS_ALIAS = FeatureSet.of(12, 22, 46)
+    STATIC_REMOTEKEY_ZEROCONF = FeatureSet.of(12, 50)
+    ANCHORS_ZEROCONF = FeatureSet.of(12, 22, 50)
+    STATIC_REMOTEKEY_ALIAS_ZEROCONF = FeatureSet.of(12, 46, 50)
+    ANCHORS_ALIAS_ZEROCONF = FeatureSet.of(12, 22, 46, 50)
 
-    def to_bytes(self) -> bytes:
-        return self.value.to_bytes()
+    @classmethod
+    def of(cls, *, anchors: bool, scid_alias: bool = False, zeroconf: bool = False) -> "ChannelType":
+        bits = [12, *([22] if anchors else []), *([46] if scid_alias else []), *([50] if zeroconf else [])]
+        return cls(FeatureSet.of(*bits))
+
+    @classmethod
+    def of_bits(cls, bits: Iterable[int]) -> "ChannelType | None":
+        wanted = FeatureSet.of(*bits)
+        return next((member for member in cls if member.value == wanted), None)
 
     @classmethod
     def parse(cls, data: bytes) -> "ChannelType | None":
@@ -187,3 +211,28 @@ class ChannelType(Enum):
             if member.to_bytes() == data:
                 return member
         return None
+
+    def to_bytes(self) -> bytes:
+        return self.value.to_bytes()
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        return self.value.bits()
+
+    @property
+    def anchors(self) -> bool:
+        return 22 in self.value
+
+    @property
+    def scid_alias(self) -> bool:
+        """HTLCs come in by the alias alone, and the real id is told to nobody."""
+        return 46 in self.value
+
+    @property
+    def zeroconf(self) -> bool:
+        """The channel is used before its funding is confirmed."""
+        return 50 in self.value
+
+    def needs(self) -> tuple[str, ...]:
+        """The features that both sides must have offered for it, besides those that every node has."""
+        return tuple(feature.name for bit in self.bits if not (feature := BY_BIT[bit]).assumed)

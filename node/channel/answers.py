@@ -4,7 +4,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from node.channel import closing, dance, updates
+from node.channel import closing, dance, onchain, simple_close, updates
 from node.channel.events import Save
 from node.channel.state import (
     Closing,
@@ -23,6 +23,7 @@ from protocol.bus.messages.signer import (
     ChannelAnswer,
     CounterpartySigned,
     HolderCommitmentSigned,
+    HtlcIsBuried,
     MutualCloseSigned,
     NotNow,
     PeerFault,
@@ -42,6 +43,8 @@ from protocol.wire.message import Message
 
 STANDS_NOT_EVERYWHERE = "release-htlcs"
 """The signer remembers an unrevoked commitment of the peer that lacks the HTLC; after the next round it is gone."""
+NOTHING_TO_BURY = "buried-htlc"
+"""No commitment that the signer knows has the HTLC any more, so it holds nothing against its incoming one."""
 VALIDATED_AND_GONE = "validate-order"
 """The signer validated this commitment before a crash of ours, and has revoked it since: it knows it no more."""
 
@@ -98,6 +101,7 @@ def _granted(turn: Turn, answer: ChannelAnswer) -> None:
 
 
 def _at_fault(turn: Turn, question: Question | None, fault: PeerFault) -> None:
+    turn.v = replace(turn.v, close_asked=None)
     if isinstance(turn.c.phase, Closing):
         return  # our commitment was asked for first, so it is signed
     if question is not None:
@@ -119,7 +123,7 @@ def _note(turn: Turn, result: Result) -> None:
     """Results that change the books but send no message of the dance."""
     match result:
         case RevocationAccepted():
-            turn.c.unaccepted = None
+            dance.revocation_accepted(turn)
         case PreimageLearned():
             turn.c.unlearned = turn.c.unlearned[1:]
         case SecretChecked(is_ours=is_ours):
@@ -127,7 +131,12 @@ def _note(turn: Turn, result: Result) -> None:
         case PreimageReleased(preimage=preimage):
             _fill_preimages(turn, preimage)
         case MutualCloseSigned(signature=signature):
-            closing.our_signature(turn, signature)
+            if turn.v.close_asked is not None:
+                simple_close.our_signature(turn, turn.v.close_asked, signature)
+            else:
+                closing.our_signature(turn, signature)
+        case HtlcIsBuried():
+            onchain.buried(turn)
         case HolderCommitmentSigned(number=number, transaction=transaction):
             closing.commitment_signed_by_us(turn, number, transaction)
         case Validated() | Revoked() | CounterpartySigned() | SecondPointAccepted():
@@ -152,6 +161,8 @@ def _send_new(turn: Turn, revocation: Message | None, commitment: Message | None
     if commitment is not None:
         messages += [*dance.update_messages(turn.c, turn.htlcs), commitment]
         turn.c.commitment_sent_last = True
+        if turn.c.stray is not None and turn.c.remote_number > turn.c.stray:
+            turn.c.stray = None  # the peer revokes that number now, and with it every content
     if isinstance(turn.v.link, Online):
         dance.send(turn, *messages)
 
@@ -167,6 +178,9 @@ def _send_again(turn: Turn, revocation: Message | None, commitment: Message | No
 
 def _refused(turn: Turn, question: Question | None, refusal: Refused, results: tuple[Result, ...]) -> None:
     """Takes back what was prepared for a signature that we do not get. What only a person can mend stalls."""
+    if refusal.tag == NOTHING_TO_BURY and turn.v.burying:
+        onchain.buried(turn)
+        return
     if question is None or turn.c.unaccepted is not None:
         _stall(turn, refusal)
         return
@@ -185,8 +199,9 @@ def _refused(turn: Turn, question: Question | None, refusal: Refused, results: t
         refused = [want for want in wants if isinstance(want, FulfilWant) and want.htlc_id in unpaid]
         wants = [want for want in wants if want not in refused]
         wants += [_offer_again(row) for row in offers]
-        if refusal.tag == STANDS_NOT_EVERYWHERE:
-            turn.v = replace(turn.v, parked=(*turn.v.parked, *refused))
+        # One that we paid the next hop for is never given up.
+        again = [want for want in refused if want.preimage or refusal.tag == STANDS_NOT_EVERYWHERE]
+        turn.v = replace(turn.v, parked=(*turn.v.parked, *again))
     else:
         sentence = f"the signer refused: {refusal.rule} ({refusal.seen}, limit {refusal.limit})"
         for row in offers:
@@ -240,7 +255,7 @@ def _take_back_remote(turn: Turn) -> tuple[list[Htlc], list[Want]]:
 
 def _removal_again(row: Htlc) -> Want:
     if row.preimage is not None:
-        return FulfilWant(row.id)
+        return FulfilWant(row.id, row.preimage or None)
     return FailWant(row.id, row.failure or b"", row.failure_code)
 
 

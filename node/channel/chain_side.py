@@ -1,25 +1,31 @@
 """What the chain tells the channels, and what is due at each block."""
 
+from contextlib import suppress
+
+from msgspec.structs import replace
+
+from node.channel import feerates, lockin
 from node.channel.channel import Channel
 from node.channel.events import (
-    Env,
     FeerateMoved,
     ForceCloseWanted,
     FundingConfirmed,
+    FundingMissing,
     FundingReorganised,
     FundingSpent,
     SignerAsked,
 )
 from node.channel.handover import running
 from node.channel.host import ChannelHost
-from node.channel.openings import commitment_feerate
 from node.channel.state import (
+    Closed,
     Closing,
     Normal,
     ShuttingDown,
 )
 from node.onchain.deadlines import must_close
 from protocol.amounts import BlockHeight, scid
+from protocol.bitcoin.transaction import Transaction
 from protocol.bus.bus import OutcomeUnknown
 from protocol.bus.messages import chain
 from protocol.bus.service import hears
@@ -38,7 +44,7 @@ class ChainSide(ChannelHost):
 
     @hears(chain.TipChanged)
     def tip_changed(self, event: chain.TipChanged) -> None:
-        self._env = Env(height=event.height, feerate_per_kw=self._env.feerate_per_kw)
+        self._env = replace(self._env, height=event.height)
         for channel in self._channels.values():
             if isinstance(channel.state.committed.phase, Closing) or channel.state.volatile.stalled:
                 channel.put(SignerAsked())
@@ -47,19 +53,21 @@ class ChainSide(ChannelHost):
         self.bus.send(self.name, BlockTold(event.height))
 
     async def _follow_feerate(self) -> None:
-        try:
-            rate = await self.feerate(6)
-        except (CommandRefused, OutcomeUnknown):
+        """Asked once a block; without an answer the last estimate holds."""
+        estimates = []
+        with suppress(CommandRefused, OutcomeUnknown):
+            estimates.append(await self.feerate(6))
+        last = self._env.feerate_per_kw
+        self._env = replace(self._env, feerate_per_kw=feerates.combine(estimates, last=last, fallback=last))
+        if not estimates:
             return
-        self._env = Env(height=self._env.height, feerate_per_kw=rate)
         for channel in self._channels.values():
             committed = channel.state.committed
             if not committed.params.holder_is_opener:
                 continue
-            wanted = commitment_feerate(rate, anchors=committed.params.anchors)
-            now = committed.fees[-1].feerate_per_kw
-            if wanted > now * 1.3 or wanted < now * 0.6:  # hysteresis: each change costs a round
-                channel.put(FeerateMoved(wanted))
+            then = feerates.wanted(self._env.feerate_per_kw, anchors=committed.params.anchors)
+            if feerates.is_worth_a_round(committed.fees[-1].feerate_per_kw, then):
+                channel.put(FeerateMoved(then))
 
     @hears(chain.OutputConfirmed)
     def output_confirmed(self, event: chain.OutputConfirmed) -> None:
@@ -76,7 +84,14 @@ class ChainSide(ChannelHost):
     @hears(chain.OutpointSpent)
     def outpoint_spent(self, event: chain.OutpointSpent) -> None:
         if (channel := self._fundings.get((event.txid, event.index))) is not None:
+            if event.height is None:
+                # It may never be mined, so the channel goes on; what a preimage or a fee could do is done at once.
+                self._resolver.funding_seen(channel.row_id, event.tx)
+                return
             channel.put(FundingSpent(event.tx, event.height, event.depth))
+            if isinstance(channel.state.committed.phase, Closed):
+                # The channel has ended, its outputs are watched until no reorganisation can bring them back.
+                self._resolver.funding_spent(channel.row_id, event.tx, event.height)
         else:
             self._resolver.output_spent(event)
 
@@ -94,7 +109,20 @@ class ChainSide(ChannelHost):
         if self._ready:  # before that nobody compared our numbers with the signer's
             for channel in self._channels.values():
                 self._close_if_due(channel)
+                self._forget_if_due(channel)
                 self._raise_if_needed(channel)
+
+    def _forget_if_due(self, channel: Channel) -> None:
+        """A channel that the peer never funded (BOLT 2, "The channel_ready Message")."""
+        committed = channel.state.committed
+        if not lockin.is_forgettable(committed):
+            return
+        if lockin.is_overdue(committed, self._env.height):
+            funding = committed.params.fundings[0]
+            self.bus.send("chain", chain.UnwatchOutput(funding.txid, funding.index))
+            if isinstance(committed.phase, Closing) and committed.phase.tx:
+                self.bus.send("chain", chain.Forget(Transaction.parse(committed.phase.tx).txid))
+        channel.put(FundingMissing())
 
     def _close_if_due(self, channel: Channel) -> None:
         """Looked at after each block, whether the peer is there or not (BOLT 5, "Failing a Channel")."""

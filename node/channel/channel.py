@@ -7,7 +7,7 @@ answer is stepped when both are done.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, assert_never
 
 import structlog
@@ -19,6 +19,8 @@ from node.channel.events import (
     Effect,
     Env,
     Event,
+    FromPeer,
+    Later,
     OnionsPeeled,
     Peel,
     Publish,
@@ -37,10 +39,29 @@ from node.channel.step import steps
 from node.signer_link.client import SignerAway
 from protocol.bus.messages import signer as sign
 from protocol.errors import CommandRefused
+from protocol.wire.bolt1 import Error, Warning, printable
 
 log = structlog.get_logger()
 MIN_RETRY_SECONDS = 0.5
+SAID = "said "
+"""Begins an entry of the journal with words of the peer's."""
+MAX_WORDS = 300
+MAX_WORDS_KEPT = 20
+"""In one run of the node: a peer may repeat itself for ever."""
+MESSAGES_NAMED = 8
 Answered = Callable[["sign.Reply | Exception"], None]
+
+
+def entry_of(events: Sequence[Event], effects: Sequence[Effect]) -> str:
+    """For the journal: what a turn was made of. `<` came from the peer, `>` goes to it."""
+    words = [
+        f"<{type(event.message).__name__}" if isinstance(event, FromPeer) else type(event).__name__
+        for event in events[:MESSAGES_NAMED]
+    ]
+    for effect in effects:
+        if isinstance(effect, Send):
+            words += [f">{type(message).__name__}" for message in effect.messages[:MESSAGES_NAMED]]
+    return " ".join(words)
 
 
 class Outside(Protocol):
@@ -64,6 +85,8 @@ class Channel:
         self._events: list[Event] = []
         self._behind: deque[tuple[asyncio.Future[None] | None, list[Effect]]] = deque()
         self._peeling_again = False
+        self._words = ""
+        self._words_kept = 0
         self.halted: str = ""
         """Why this channel stopped working in this process: a bug, or storage that failed."""
 
@@ -98,14 +121,15 @@ class Channel:
             log.error("bug", channel=self.channel_id.hex(), error=repr(error), exc_info=True)
 
     def _apply(self, events: list[Event], env: Env) -> None:
+        self._note_words(events)
         before = self.state
         step = steps(before, events, env)
         self.state = step.state
         saved: asyncio.Future[None] | None = None
         if step.save is not Save.NONE:
-            names = " ".join(type(event).__name__ for event in events[:8])
             saved = self._outside.save(
-                store.changes(self.row_id, before, step, names), now=step.save is Save.NOW
+                store.changes(self.row_id, before, step, entry_of(events, step.effects)),
+                now=step.save is Save.NOW,
             )
             saved.add_done_callback(self._saved)
         self._start(step, saved)
@@ -117,6 +141,15 @@ class Channel:
         else:
             self._behind.append((saved if step.save is Save.NOW else None, later))
 
+    def _note_words(self, events: list[Event]) -> None:
+        """What the peer complains of is kept, also where it changes nothing: it may be the cause of what follows."""
+        for event in events:
+            if isinstance(event, FromPeer) and isinstance(event.message, Error | Warning):
+                words = f"{SAID}{printable(event.message.data)[:MAX_WORDS]}"
+                if words != self._words and self._words_kept < MAX_WORDS_KEPT:
+                    self._words, self._words_kept = words, self._words_kept + 1
+                    self._outside.save(store.note(self.row_id, words), now=False)
+
     def _start(self, step: Step, saved: asyncio.Future[None] | None) -> None:
         """What need not wait for the save: the question is durable with it, or is asked again after a crash."""
         for effect in step.effects:
@@ -125,7 +158,7 @@ class Channel:
                     self._ask(effect, saved)
                 case Peel():
                     self._peel(effect)
-                case Send() | Tell() | Say() | Publish() | Resolve() | Drop():
+                case Send() | Tell() | Say() | Publish() | Resolve() | Later() | Drop():
                     pass
                 case _:
                     assert_never(effect)
@@ -191,6 +224,8 @@ class Channel:
             match effect:
                 case Send() | Drop() | Tell() | Say() | Publish() | Resolve():
                     self._outside.perform(self, effect)
+                case Later(seconds=seconds, event=event):
+                    asyncio.get_running_loop().call_later(seconds, self.put, event)
                 case AskSigner() | Peel():
                     pass
                 case _:

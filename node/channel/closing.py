@@ -3,7 +3,7 @@ BOLT 5, "Mutual Close", "Unilateral Close")."""
 
 from msgspec.structs import replace
 
-from node.channel import dance
+from node.channel import dance, simple_close
 from node.channel.content import commitment_params
 from node.channel.events import Drop, FundingSpent, Publish, Resolve, Save, Send
 from node.channel.state import (
@@ -11,6 +11,7 @@ from node.channel.state import (
     Closed,
     CloseKind,
     Closing,
+    Flowing,
     Lost,
     Negotiation,
     Normal,
@@ -19,7 +20,7 @@ from node.channel.state import (
 )
 from node.channel.turn import Turn
 from protocol import curve
-from protocol.amounts import FEERATE_FLOOR, Sat, floor_sat
+from protocol.amounts import FEERATE_FLOOR, FeeratePerKw, Sat, floor_sat
 from protocol.bitcoin.transaction import Transaction
 from protocol.bolt3 import closing as bolt3_closing
 from protocol.bolt3.commitment import Side
@@ -32,16 +33,27 @@ from protocol.bus.messages.signer import (
 )
 from protocol.errors import CommandRefused, PeerViolation
 from protocol.wire.bolt1 import Error, Warning
-from protocol.wire.bolt2_close import ClosingSigned, ClosingSignedTlvs, FeeRange, Shutdown
+from protocol.wire.bolt2_close import (
+    ClosingComplete,
+    ClosingSig,
+    ClosingSigned,
+    ClosingSignedTlvs,
+    FeeRange,
+    Shutdown,
+)
 
 NEGOTIATING = 'BOLT 2, "Closing Negotiation: closing_signed"'
+SIMPLE = 'BOLT 2, "Closing Negotiation: closing_complete and closing_sig"'
 INITIATING = 'BOLT 2, "Closing Initiation: shutdown"'
 FINAL_DEPTH = 6
 """A spend of the funding this deep is final."""
 
 
-def close_wanted(turn: Turn) -> None:
+def close_wanted(turn: Turn, feerate: FeeratePerKw | None) -> None:
     """Begins a mutual close; HTLCs that run may still be settled, none is added."""
+    if feerate is not None and isinstance(turn.c.phase, Normal | AwaitingLockIn | ShuttingDown):
+        turn.c.close_feerate = feerate
+        turn.save(Save.NOW)
     match turn.c.phase:
         case Normal() | AwaitingLockIn():
             turn.c.closer = "local"
@@ -52,19 +64,27 @@ def close_wanted(turn: Turn) -> None:
             turn.set_phase(ShuttingDown(sent=True, theirs=theirs), turn.c.why)
             turn.save(Save.NOW)
             owe_shutdown(turn)
-        case ShuttingDown() | Closing() | Closed():
+        case Closing():
+            simple_close.bump(turn, feerate)
+        case ShuttingDown() | Closed():
             pass
         case Lost(reason=reason):
             raise CommandRefused(reason, what_to_do="Wait until the peer closes; the funds then come back.")
 
 
 def owe_shutdown(turn: Turn) -> None:
-    if isinstance(turn.c.phase, ShuttingDown) and turn.c.phase.sent and isinstance(turn.v.link, Online):
+    again = turn.v.simple_close and simple_close.goes_on(turn)
+    sent = isinstance(turn.c.phase, ShuttingDown) and turn.c.phase.sent
+    if (sent or again) and isinstance(turn.v.link, Online):
         turn.v = replace(turn.v, shutdown_due=True)
 
 
 def say_shutdown(turn: Turn) -> None:
     """Behind what the signer still owes us: an HTLC that it signs for, or that is sent again, must leave before."""
+    if turn.c.stray is not None and not turn.v.stalled:
+        return  # the commitments that take a stray one away come first
+    if not isinstance(turn.v.flow, Flowing):
+        return  # nothing changes a channel at rest; after the next connection
     if turn.v.shutdown_due and not turn.busy:
         turn.v = replace(turn.v, shutdown_due=False)
         dance.send(turn, Shutdown(turn.c.params.channel_id, turn.c.params.holder_script))
@@ -72,15 +92,20 @@ def say_shutdown(turn: Turn) -> None:
 
 def shutdown(turn: Turn, message: Shutdown) -> None:
     params, script = turn.c.params, message.scriptpubkey
-    if not bolt3_closing.is_shutdown_script(script, anysegwit=True):
+    if not bolt3_closing.is_shutdown_script(script, anysegwit=True, op_return=turn.v.simple_close):
         raise PeerViolation(f"shutdown to a script of an unknown form: {script.hex()}", clause=INITIATING)
     if params.counterparty_upfront_script and params.counterparty_upfront_script != script:
         raise PeerViolation("shutdown to another script than the upfront one", clause=INITIATING)
     phase = turn.c.phase
+    if turn.v.simple_close and simple_close.goes_on(turn):
+        turn.v = replace(turn.v, shutdown_heard=True)
+        turn.c.peer_close_script = script
+        turn.save(Save.NEXT)
     if isinstance(phase, Closing | Closed | Lost):
         return
     turn.v = replace(turn.v, shutdown_heard=True)
-    if isinstance(phase, ShuttingDown) and phase.theirs not in (None, script):
+    changed = isinstance(phase, ShuttingDown) and phase.theirs not in (None, script)
+    if changed and not turn.v.simple_close:
         raise PeerViolation("shutdown came again with another script", clause=INITIATING)
     if isinstance(phase, ShuttingDown) and phase.theirs == script and phase.sent:
         return
@@ -105,6 +130,7 @@ def _is_clear(turn: Turn) -> bool:
         and not turn.v.staged
         and not turn.busy
         and not turn.v.shutdown_due
+        and turn.c.stray is None
         and turn.v.shutdown_heard
         and not turn.c.awaits_revocation
         and len(turn.c.fees) == 1
@@ -112,7 +138,11 @@ def _is_clear(turn: Turn) -> bool:
 
 
 def negotiate(turn: Turn) -> None:
-    """The opener proposes a fee as soon as the channel is clear."""
+    """The opener proposes a fee as soon as the channel is clear; with option_simple_close both propose one."""
+    if turn.v.simple_close:
+        if not turn.v.close_proposed and not turn.busy and _may_close_simply(turn):
+            simple_close.propose(turn)
+        return
     if not _is_clear(turn) or turn.v.negotiation is not None:
         return
     low, high, ideal = _range(turn)
@@ -129,7 +159,7 @@ def _scripts(turn: Turn) -> tuple[bytes, bytes]:
 def _range(turn: Turn) -> tuple[Sat, Sat, Sat]:
     """Lowest, highest and preferred fee. Who does not pay it accepts whatever the network relays."""
     scripts = _scripts(turn)
-    ideal = bolt3_closing.closing_fee(turn.env.feerate_per_kw, *scripts)
+    ideal = bolt3_closing.closing_fee(turn.c.close_feerate or turn.env.feerate_per_kw, *scripts)
     low = bolt3_closing.closing_fee(FEERATE_FLOOR, *scripts)
     if turn.c.params.holder_is_opener:
         balance = floor_sat(turn.c.settled_local)
@@ -197,6 +227,8 @@ def _signed_by_peer(turn: Turn, fee: Sat, signature: bytes) -> bolt3_closing.Clo
 def closing_signed(turn: Turn, message: ClosingSigned) -> None:
     if isinstance(turn.c.phase, Closing | Closed | Lost):
         return  # agreed before the connection was lost; the peer sees the transaction on the chain
+    if turn.v.simple_close:
+        raise PeerViolation("closing_signed where option_simple_close was negotiated", clause=SIMPLE)
     negotiate(turn)
     negotiation = turn.v.negotiation
     if negotiation is None or turn.busy:
@@ -224,6 +256,26 @@ def closing_signed(turn: Turn, message: ClosingSigned) -> None:
             clause=NEGOTIATING,
         )
     ask_to_close(turn, Sat(max(low, min(high, fee))))
+
+
+def simple(turn: Turn, message: ClosingComplete | ClosingSig) -> None:
+    if not turn.v.simple_close:
+        raise PeerViolation("option_simple_close was not negotiated", clause=SIMPLE)
+    if isinstance(turn.c.phase, Closing | Closed | Lost) and not simple_close.goes_on(turn):
+        return
+    if not _may_close_simply(turn):
+        raise PeerViolation("a closing transaction before the channel is clear", clause=SIMPLE)
+    if isinstance(message, ClosingComplete):
+        simple_close.closing_complete(turn, message)
+    else:
+        simple_close.closing_sig(turn, message)
+
+
+def _may_close_simply(turn: Turn) -> bool:
+    if simple_close.goes_on(turn):
+        online = isinstance(turn.v.link, Online)
+        return online and turn.v.shutdown_heard and not turn.v.shutdown_due
+    return _is_clear(turn)
 
 
 def force_close(turn: Turn, why: str) -> None:

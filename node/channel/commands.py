@@ -1,17 +1,20 @@
 """What people ask of channels: open, close, list."""
 
+import os
+
 import structlog
 from msgspec.structs import replace
 
-from node.channel import store
-from node.channel.chain_side import ChainSide
+from node.channel import static, store
 from node.channel.channel import Channel
 from node.channel.events import (
     CloseWanted,
     Connected,
     ForceCloseWanted,
+    FromPeer,
 )
-from node.channel.openings import Openings
+from node.channel.explain import Explains
+from node.channel.openings import Openings, alias_of
 from node.channel.state import (
     AwaitingLockIn,
     Closed,
@@ -24,19 +27,34 @@ from node.channel.terms import Policy
 from node.channel.view import channel_info
 from node.signer_link.client import SignerClient, SignerState
 from node.storage.writer import Writer
-from protocol.amounts import format_scid
+from protocol.amounts import ShortChannelId, format_scid
 from protocol.bitcoin.transaction import Transaction
+from protocol.bolt9 import OUR_INIT, ChannelType, FeatureSet, negotiated
 from protocol.bus.bus import Bus, OutcomeUnknown
 from protocol.bus.messages import channel as said
 from protocol.bus.messages import wallet
+from protocol.bus.messages.backup import ChannelRecords, ExportChannels
 from protocol.bus.messages.node import Counters, GetCounters
 from protocol.bus.service import handles
 from protocol.errors import CommandRefused
+from protocol.wire.message import Message
 
 log = structlog.get_logger()
+BUMP_SECONDS = 60
+"""How long the peer may take to sign a closing transaction that replaces another."""
 
 
-class Commands(ChainSide):
+def hello(theirs: FeatureSet, connection: int, *, fresh: bool = False) -> Connected:
+    """A connection to a peer with these features, as its channels are told of it."""
+    return Connected(
+        connection,
+        fresh,
+        simple_close=negotiated(OUR_INIT, theirs, "option_simple_close"),
+        can_quiesce=negotiated(OUR_INIT, theirs, "option_quiesce"),
+    )
+
+
+class Commands(Explains):
     """Answers requests, and hosts the openings (`Host`)."""
 
     def __init__(
@@ -69,22 +87,42 @@ class Commands(ChainSide):
                 what_to_do="The node goes on trying; watch `lnp listpeerchannels`.",
             )
         funding = committed.params.fundings[0]
-        return said.ChannelFunded(committed.params.channel_id, sent.txid, funding.index, sent.tx)
+        params = committed.params
+        kind = ChannelType.of(anchors=params.anchors, scid_alias=params.scid_alias, zeroconf=params.zeroconf)
+        return said.ChannelFunded(params.channel_id, sent.txid, funding.index, sent.tx, kind.bits)
 
     async def opened(self, committed: Committed) -> None:
         """Called by an opening once the funding is signed: durable from here on, before another byte leaves."""
+        committed.opened_height = self._env.height or None
         row_id, self._next_row = self._next_row, self._next_row + 1
         await self._writer.submit(store.new_channel(row_id, committed), now=True)
         channel = Channel(row_id, State(committed, {}, Volatile()), self)
         self._add(channel)
         self._watch(channel)
 
-    def begin(self, committed: Committed) -> None:
-        """The last message of the opening has left: the channel is on the line without a reestablish."""
+    def begin(self, committed: Committed, connection: int | None, early: tuple[Message, ...] = ()) -> None:
+        """The last message of the opening has left: the channel is on the line without a reestablish, unless the peer
+        is on another connection by now."""
         channel = self._channels[committed.params.channel_id]
-        connection = self._connections.get(channel.peer)
-        if connection is not None:
-            channel.put(Connected(connection, fresh=True))
+        current = self._connections.get(channel.peer)
+        if current is not None:
+            channel.put(hello(self.features(channel.peer), current, fresh=current == connection))
+        if current == connection:
+            for message in early:
+                channel.put(FromPeer(message))
+
+    def connection(self, node_id: bytes) -> int | None:
+        return self._connections.get(node_id)
+
+    def features(self, node_id: bytes) -> FeatureSet:
+        return self._features.get(node_id, FeatureSet())
+
+    def new_alias(self) -> ShortChannelId:
+        known = [c.state.committed for c in self._channels.values()] + self._closed
+        taken = {c.alias_local for c in known} | {c.short_channel_id for c in known}
+        while (alias := alias_of(os.urandom(8))) in taken:
+            pass
+        return alias
 
     def is_free(self, channel_id: bytes) -> bool:
         return channel_id not in self._channels and all(
@@ -110,11 +148,16 @@ class Commands(ChainSide):
         channel = self._select(request.selector)
         timeout = request.unilateral_timeout
         offline = channel.peer not in self._connections
+        rate = request.feerate_per_kw
+        before = self._closing_tx(channel)
         if not isinstance(channel.state.committed.phase, Closing):
             if offline and timeout == 1:
                 channel.command(ForceCloseWanted("you asked to close this channel at once"), self._env)
             else:
-                channel.command(CloseWanted(), self._env)
+                channel.command(CloseWanted(rate), self._env)
+        elif rate is not None:
+            channel.command(CloseWanted(rate), self._env)
+            await self._wait(lambda: self._closing_tx(channel) != before, BUMP_SECONDS)
         closed = await self._wait(lambda: self._closing_tx(channel) is not None, timeout or 86_400 * 365)
         if not closed:
             why = f"the peer did not agree on a close within {timeout} seconds"
@@ -141,7 +184,7 @@ class Commands(ChainSide):
         found = [
             channel
             for channel in self._channels.values()
-            if text in (channel.channel_id.hex(), channel.peer.hex(), _scid_text(channel))
+            if text in (channel.channel_id.hex(), channel.peer.hex(), *_scid_texts(channel))
         ]
         if len(found) != 1:
             what = "no channel" if not found else f"{len(found)} channels"
@@ -155,6 +198,12 @@ class Commands(ChainSide):
     @handles(GetCounters)
     def counters(self, _request: GetCounters) -> Counters:
         return Counters(self._writer.commits, self._signer.requests)
+
+    @handles(ExportChannels)
+    def export_channels(self, _request: ExportChannels) -> ChannelRecords:
+        """For a static backup."""
+        found = (static.record(channel.state.committed) for channel in self._channels.values())
+        return ChannelRecords(tuple(record for record in found if record is not None))
 
     @handles(said.ListChannels)
     def list_channels(self, request: said.ListChannels) -> said.Channels:
@@ -171,6 +220,8 @@ class Commands(ChainSide):
         return said.Channels(tuple(infos))
 
 
-def _scid_text(channel: Channel) -> str:
-    position = channel.state.committed.short_channel_id
-    return "" if position is None else format_scid(position)
+def _scid_texts(channel: Channel) -> list[str]:
+    committed = channel.state.committed
+    return [
+        format_scid(one) for one in (committed.short_channel_id, committed.alias_local) if one is not None
+    ]

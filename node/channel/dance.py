@@ -24,10 +24,13 @@ from node.channel.state import (
 from node.channel.turn import Turn
 from protocol import curve
 from protocol.bolt3.commitment import Side
+from protocol.bolt4 import failure as failures
+from protocol.bolt4.failure_onion import FailureKeys, create
 from protocol.bus.messages import channel as said
 from protocol.bus.messages.signer import (
     AcceptRevocation,
     AcceptSecondPoint,
+    Forward,
     LearnPreimage,
     OnionToPeel,
     Operation,
@@ -112,6 +115,9 @@ def _prepare_commitment(turn: Turn, local_number: int) -> None:
             turn.c.fees = (*turn.c.fees[:index], changed, *turn.c.fees[index + 1 :])
             due = True
     taken, release = updates.take_wants(turn, number)
+    if turn.c.stray is not None and not (due or taken):
+        due = True
+        updates.repeat_feerate(turn, number)
     if due or taken:
         turn.c.remote_number = number
         turn.c.question = replace(turn.c.question or Question(), sign=True, release=release)
@@ -122,7 +128,10 @@ def maybe_commit(turn: Turn) -> None:
     if turn.busy or not isinstance(turn.c.phase, Normal | ShuttingDown):
         return
     _prepare_commitment(turn, turn.c.local_number)
+    if turn.c.question is None and turn.v.accept_due and turn.c.unaccepted is not None:
+        turn.c.question = Question()
     if turn.c.question is not None:
+        turn.v = replace(turn.v, accept_due=False)
         _ask(turn)
 
 
@@ -157,12 +166,25 @@ def operations(committed: Committed, htlcs: Htlcs) -> tuple[Operation, ...]:
             ours = content(committed, htlcs, Side.HOLDER, number)
             ops.append(ValidateHolder(number, ours, question.validate))
         ops.append(RevokeHolder(committed.local_number))
-    released = releases(htlcs, question)
-    ops.extend(ReleasePreimage(payment_hash, tuple(ids)) for payment_hash, ids in released.items())
+    for payment_hash, ids in releases(htlcs, question).items():
+        known = next((preimage for n in ids if (preimage := htlcs[False, n].preimage)), None)
+        ops.append(ReleasePreimage(payment_hash, tuple(ids), known))
     if question.sign:
-        number = committed.remote_number
-        ops.append(SignCounterparty(number, content(committed, htlcs, Side.COUNTERPARTY, number)))
+        ops.append(_signing(committed, htlcs))
     return tuple(ops)
+
+
+def _signing(committed: Committed, htlcs: Htlcs) -> SignCounterparty:
+    """The peer's newest commitment, with where its new HTLCs come from when they pass on others."""
+    number = committed.remote_number
+    forwards = []
+    for row in htlcs.values():
+        if row.offered and row.remote_from == number and row.origin is not None:
+            incoming = said.parse_forward_origin(row.origin)
+            if incoming is not None:
+                forwards.append(Forward(row.id, *incoming))
+    forwards.sort(key=lambda forward: forward.htlc_id)
+    return SignCounterparty(number, content(committed, htlcs, Side.COUNTERPARTY, number), tuple(forwards))
 
 
 def releases(htlcs: Htlcs, question: Question) -> dict[bytes, list[int]]:
@@ -179,8 +201,7 @@ def resend_operations(committed: Committed, htlcs: Htlcs, resend: Resend) -> tup
     if resend.revocation:
         ops.append(RevokeHolder(committed.local_number - 1))
     if resend.commitment:
-        number = committed.remote_number
-        ops.append(SignCounterparty(number, content(committed, htlcs, Side.COUNTERPARTY, number)))
+        ops.append(_signing(committed, htlcs))
     return tuple(ops)
 
 
@@ -219,6 +240,21 @@ def announce_received(turn: Turn, row: Htlc) -> None:
     if row.failure_code is not None:
         add_want(turn, FailWant(row.id, row.payload, row.failure_code))
         return
+    if row.failure is not None and row.um is not None and row.ammag is not None:
+        # Decided before, here or by payments: nobody may change that.
+        keys = FailureKeys(Secret(row.um), Secret(row.ammag))
+        reason = row.failure or create(keys, failures.TemporaryChannelFailure())
+        add_want(turn, FailWant(row.id, reason))
+        return
+    if row.next_onion is not None and turn.c.unaccepted is not None and not row.preimage:
+        if row.id not in turn.v.unannounced:
+            turn.v = replace(turn.v, unannounced=(*turn.v.unannounced, row.id))
+        turn.v = replace(turn.v, accept_due=True)
+        return
+    if row.preimage:
+        add_want(
+            turn, FulfilWant(row.id, row.preimage)
+        )  # decided before a crash, or when it could not leave yet
     turn.tell(
         said.HtlcReceived(
             turn.c.params.channel_id,
@@ -228,8 +264,19 @@ def announce_received(turn: Turn, row: Htlc) -> None:
             row.cltv_expiry,
             row.payload,
             row.next_onion is None,
+            row.next_onion,
+            row.onion_key or b"",
         )
     )
+
+
+def revocation_accepted(turn: Turn) -> None:
+    turn.c.unaccepted = None
+    waiting, turn.v = turn.v.unannounced, replace(turn.v, unannounced=(), accept_due=False)
+    for htlc_id in waiting:
+        row = turn.htlcs.get((False, htlc_id))
+        if row is not None:
+            announce_received(turn, row)
 
 
 def add_want(turn: Turn, want: FulfilWant | FailWant) -> None:
@@ -248,7 +295,13 @@ def finish_rows(turn: Turn, *, closed: bool = False) -> None:
     for key, row in list(turn.htlcs.items()):
         if row.local_to is None or row.remote_to is None or row.local_to > ours or row.remote_to > theirs:
             continue
+        if turn.c.unaccepted is not None and not closed and row.preimage is None and passes_on(row):
+            # Its incoming HTLC will be failed when this one is told to be gone; our signer must know before.
+            turn.v = replace(turn.v, accept_due=True)
+            continue
         del turn.htlcs[key]
+        if row.next_onion is not None:
+            row = replace(row, next_onion=None)  # owed to nobody any more
         turn.finished.append(row)
         turn.save(Save.NEXT)
         amount = row.amount_msat if not row.offered else -row.amount_msat
@@ -264,6 +317,11 @@ def finish_rows(turn: Turn, *, closed: bool = False) -> None:
     while len(fees) > 1 and _settled(fees[1], ours, theirs):
         fees = fees[1:]
     turn.c.fees = fees
+
+
+def passes_on(row: Htlc) -> bool:
+    """Whether we offered it in place of one that we received."""
+    return row.offered and row.origin is not None and said.parse_forward_origin(row.origin) is not None
 
 
 def _settled(step: FeeStep, ours: int, theirs: int) -> bool:

@@ -5,7 +5,7 @@ from enum import IntEnum
 from msgspec import Struct
 
 from node.channel.state import Htlc, OfferWant, State
-from protocol.amounts import BlockHeight, FeeratePerKw, ShortChannelId
+from protocol.amounts import BlockHeight, FeeratePerKw, Sat, ShortChannelId
 from protocol.bus.messages import channel as said
 from protocol.bus.messages.signer import (
     ChannelAnswer,
@@ -24,6 +24,10 @@ class Connected(Struct, frozen=True):
 
     connection: int
     fresh: bool = False
+    simple_close: bool = False
+    """Both sides signalled option_simple_close."""
+    can_quiesce: bool = False
+    """Both sides signalled option_quiesce."""
 
 
 class Disconnected(Struct, frozen=True):
@@ -39,14 +43,19 @@ class Offer(Struct, frozen=True):
 
 
 class Fulfil(Struct, frozen=True):
+    """`preimage`: of the next hop; None for one of our own invoices, which the signer releases."""
+
     htlc_id: int
+    preimage: bytes | None = None
 
 
 class Fail(Struct, frozen=True):
-    """`failure`: an encoded BOLT 4 failure message; wrapped here with the keys of the HTLC."""
+    """`failure`: an encoded BOLT 4 failure message, or `from_next` the failure onion of the next hop; wrapped here with
+    the keys of the HTLC."""
 
     htlc_id: int
     failure: bytes
+    from_next: bool = False
 
 
 class FeerateMoved(Struct, frozen=True):
@@ -78,6 +87,10 @@ class FundingReorganised(Struct, frozen=True):
     """The block that held the funding is no longer in the chain."""
 
 
+class FundingMissing(Struct, frozen=True):
+    """A block came, and the funding of a channel that the peer opened is still in none."""
+
+
 class FundingSpent(Struct, frozen=True):
     """`tx` spends our funding; `height` None: only in the mempool."""
 
@@ -100,7 +113,9 @@ class ResolvedOnChain(Struct, frozen=True):
 
 
 class CloseWanted(Struct, frozen=True):
-    pass
+    """Again with a higher `feerate_per_kw` it replaces the closing transaction that is out (option_simple_close)."""
+
+    feerate_per_kw: FeeratePerKw | None = None
 
 
 class ForceCloseWanted(Struct, frozen=True):
@@ -109,6 +124,22 @@ class ForceCloseWanted(Struct, frozen=True):
 
 class SignerAsked(Struct, frozen=True):
     """The shell could reach the signer again: whatever is owed by it is asked."""
+
+
+class SignerIsAhead(Struct, frozen=True):
+    """After a start: the signer signed commitment `number` of the peer, and we do not remember it."""
+
+    number: int
+
+
+class QuiesceWanted(Struct, frozen=True):
+    """We want the channel to rest (option_quiesce)."""
+
+
+class QuietTooLong(Struct, frozen=True):
+    """The channel came to rest on this connection a minute ago."""
+
+    connection: int
 
 
 class Tick(Struct, frozen=True):
@@ -127,12 +158,16 @@ Event = (
     | OnionsPeeled
     | FundingConfirmed
     | FundingReorganised
+    | FundingMissing
     | FundingSpent
     | SettledOnChain
     | ResolvedOnChain
     | CloseWanted
     | ForceCloseWanted
     | SignerAsked
+    | SignerIsAhead
+    | QuiesceWanted
+    | QuietTooLong
     | Tick
 )
 
@@ -173,6 +208,13 @@ class Publish(Struct, frozen=True):
     tx: bytes
 
 
+class Later(Struct, frozen=True):
+    """Step this event after so many seconds; it may find that it is out of date."""
+
+    seconds: float
+    event: QuietTooLong
+
+
 class Resolve(Struct, frozen=True):
     """Hand this confirmed spend of the funding to the resolution on chain. Harmless to repeat."""
 
@@ -187,7 +229,7 @@ class Drop(Struct, frozen=True):
     messages: tuple[Message, ...] = ()
 
 
-Effect = Send | AskSigner | Peel | Tell | Say | Publish | Resolve | Drop
+Effect = Send | AskSigner | Peel | Tell | Say | Publish | Resolve | Later | Drop
 
 
 class Save(IntEnum):
@@ -198,12 +240,17 @@ class Save(IntEnum):
     NOW = 2
 
 
+MAX_DUST = Sat(50_000)
+
+
 class Env(Struct, frozen=True):
     """What a step may know of the world."""
 
     height: BlockHeight = BlockHeight(0)
     feerate_per_kw: FeeratePerKw = FeeratePerKw(2500)
-    """For closing transactions: next few blocks."""
+    """For closing transactions, and to judge the opener's: next few blocks."""
+    max_dust: Sat = MAX_DUST
+    """What we let stand in HTLCs without an output, in either commitment (checklist 21)."""
 
 
 class Step(Struct, frozen=True):

@@ -5,7 +5,16 @@ from collections.abc import Iterable
 
 from node.channel.content import commitment_params, content, feerate, stands
 from node.channel.dance import preamble
-from node.channel.state import CloseKind, Closing, Committed, FulfilWant, Htlc, Htlcs, ShuttingDown, Volatile
+from node.channel.state import (
+    CloseKind,
+    Closing,
+    Committed,
+    FulfilWant,
+    Htlc,
+    Htlcs,
+    ShuttingDown,
+    Volatile,
+)
 from node.onchain.deadlines import Running
 from node.onchain.recognise import classify
 from node.onchain.state import Facts, HtlcFact, Kind
@@ -23,20 +32,25 @@ def facts_of(
     """`finished`: rows that left both commitments for good; a revoked commitment may still hold them."""
     tx = Transaction.parse(raw)
     params = commitment_params(committed.params)
-    kind, number = classify(
-        params,
-        tx,
-        ours=_our_txids(committed, htlcs),
-        revoked=committed.remote_revoked,
-        newest=committed.remote_number,
-    )
+    if committed.forgotten:
+        # We know no commitment at all, so every one of the peer's is newer than what we know.
+        kind, number = classify(params, tx, ours=frozenset(), revoked=0, newest=-1)
+    else:
+        kind, number = classify(
+            params,
+            tx,
+            ours=_our_txids(committed, htlcs),
+            revoked=committed.remote_revoked,
+            newest=committed.remote_number,
+        )
     if kind is Kind.MUTUAL and not _is_agreed(committed):
         kind = Kind.UNKNOWN
     place = (Side.HOLDER if kind is Kind.OURS else Side.COUNTERPARTY, number)
     on_commitment = kind not in (Kind.MUTUAL, Kind.UNKNOWN, Kind.FUTURE)
     wanted = {want.htlc_id for want in (*volatile.wants, *volatile.parked) if isinstance(want, FulfilWant)}
     facts = [_live(committed, row, place if on_commitment else None, wanted) for row in htlcs.values()]
-    if kind is Kind.REVOKED:
+    if on_commitment:
+        # Of a revoked commitment what left it since; of a valid one what a preimage from the mempool has settled.
         facts += [_past(row, place) for row in finished if stands(row, *place)]
     return Facts(
         handle=committed.params.handle,

@@ -27,11 +27,13 @@ from node.onchain.resolver import Resolver
 from node.signer_link.client import SignerClient
 from node.storage.writer import Writer
 from protocol.amounts import FEERATE_FLOOR, FeeratePerKw
+from protocol.bolt9 import FeatureSet
 from protocol.bus.bus import Bus, OutcomeUnknown
 from protocol.bus.messages import chain, peer
 from protocol.bus.messages import channel as said
 from protocol.bus.messages import signer as sign
-from protocol.bus.service import Service
+from protocol.bus.messages.reserve import ReserveChanged
+from protocol.bus.service import Service, hears
 from protocol.errors import CommandRefused
 from protocol.wire.message import encode
 
@@ -58,11 +60,13 @@ class ChannelHost(Service):
         self._closed: list[Committed] = []
         self._dirty: dict[int, Channel] = {}
         self._connections: dict[bytes, int] = {}
+        self._features: dict[bytes, FeatureSet] = {}
         self._early: list[peer.FromPeer] = []
         self._fundings: dict[tuple[bytes, int], Channel] = {}
         self._waiters: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._next_row = 1
         self._ready = False
+        self._reserve: ReserveChanged | None = None
         self._resolver = Resolver(bus, writer, signer, network_of(chain_hash), Resolutions(self, writer))
 
     def _add(self, channel: Channel) -> None:
@@ -142,7 +146,8 @@ class ChannelHost(Service):
         committed = channel.state.committed
         funding = committed.params.fundings[0]
         since = committed.funding_height or 0
-        watch = chain.WatchOutput(funding.txid, funding.index, funding_script(committed.params), since)
+        script = funding_script(committed.params)
+        watch = chain.WatchOutput(funding.txid, funding.index, script, since, mempool=True)
         self.run(self._ask_chain(watch))
 
     async def _ask_chain(self, watch: chain.WatchOutput) -> None:
@@ -150,6 +155,13 @@ class ChannelHost(Service):
             await self.bus.request("chain", watch, deadline=86_400)
         except (CommandRefused, OutcomeUnknown) as error:
             log.error("not_watched", txid=watch.txid[::-1].hex(), error=str(error))
+
+    @hears(ReserveChanged)
+    def reserve_changed(self, event: ReserveChanged) -> None:
+        self._reserve = event
+
+    def reserve(self) -> ReserveChanged | None:
+        return self._reserve
 
     async def feerate(self, target: int) -> FeeratePerKw:
         rate: FeeratePerKw = await self.bus.request("chain", chain.GetFeerate(target))

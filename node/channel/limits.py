@@ -4,7 +4,9 @@ The totals count every live HTLC as long as it lives on either side, so they err
 allow is allowed on both commitments, in whatever order the pending updates are signed.
 """
 
+from node.channel import dust
 from node.channel.content import feerate
+from node.channel.events import MAX_DUST
 from node.channel.state import Committed, Htlcs, OfferWant
 from protocol.amounts import FeeratePerKw, Msat, Sat, to_msat
 from protocol.bolt3.commitment import Side
@@ -19,10 +21,20 @@ FEE_SPIKE = 2
 class Totals:
     """Running totals over the live HTLCs; one pass to make, constant time to add to."""
 
-    __slots__ = ("_committed", "_rate", "offered", "offered_count", "received", "received_count")
+    __slots__ = (
+        "_committed",
+        "_dust",
+        "_max_dust",
+        "_rate",
+        "offered",
+        "offered_count",
+        "received",
+        "received_count",
+    )
 
-    def __init__(self, committed: Committed, htlcs: Htlcs) -> None:
+    def __init__(self, committed: Committed, htlcs: Htlcs, max_dust: Sat = MAX_DUST) -> None:
         self._committed = committed
+        self._max_dust = max_dust
         self.offered = self.received = 0
         self.offered_count = self.received_count = 0
         for row in htlcs.values():
@@ -36,6 +48,7 @@ class Totals:
             feerate(committed, Side.HOLDER, committed.local_number),
             feerate(committed, Side.COUNTERPARTY, committed.remote_number),
         )
+        self._dust = dust.exposure(committed.params, htlcs, FeeratePerKw(self._rate))
 
     @property
     def rate(self) -> FeeratePerKw:
@@ -104,6 +117,26 @@ class Totals:
                 what_to_do="Try a smaller amount, or wait until pending payments settle.",
             )
 
+        if self._too_much_dust(want.amount_msat):
+            raise CommandRefused(
+                f"too much is pending in payments too small to be enforced on chain (at most {self._max_dust} sat)",
+                what_to_do="Wait until some of them settle, or pay a larger amount.",
+            )
+
+    def _trimmed(self, amount_msat: Msat) -> tuple[bool, bool]:
+        return dust.trimmed(self._committed.params, self.rate, offered=True, amount_msat=amount_msat)
+
+    def _too_much_dust(self, amount_msat: Msat) -> bool:
+        limit = dust.bound(self._max_dust, self.rate, anchors=self._committed.params.anchors)
+        pairs = zip(self._trimmed(amount_msat), self._dust, strict=True)
+        return any(trimmed and stands + amount_msat > limit for trimmed, stands in pairs)
+
     def add_offered(self, want: OfferWant) -> None:
+        ours, theirs = self._trimmed(want.amount_msat)
+        amount = want.amount_msat
+        self._dust = (
+            Msat(self._dust[0] + (amount if ours else 0)),
+            Msat(self._dust[1] + (amount if theirs else 0)),
+        )
         self.offered += want.amount_msat
         self.offered_count += 1

@@ -14,15 +14,16 @@ from node.channel import terms
 from node.channel.content import content
 from node.channel.state import NO_HTLCS, AwaitingLockIn, Committed, FeeStep, Params
 from node.channel.terms import Policy
-from protocol.amounts import FeeratePerKw, Msat, Sat, to_msat
+from protocol.amounts import FeeratePerKw, Msat, Sat, ShortChannelId, to_msat
 from protocol.bitcoin.transaction import OutPoint
 from protocol.bolt3 import funding as bolt3_funding
 from protocol.bolt3.commitment import Side
-from protocol.bolt9 import ChannelType
+from protocol.bolt9 import ChannelType, FeatureSet
 from protocol.bus.messages import signer as sign
 from protocol.bus.messages.wallet import SpendPlanned
 from protocol.errors import CommandRefused, PeerViolation
 from protocol.wire.bolt2_open import (
+    ANNOUNCE_CHANNEL,
     AcceptChannel,
     AcceptChannelTlvs,
     FundingCreated,
@@ -46,12 +47,13 @@ class OpeningIO(Protocol):
 
     async def plan(self, script: bytes, value: Sat) -> SpendPlanned: ...
 
-    def is_free(self, channel_id: bytes) -> bool:
-        """Whether no channel has this id yet."""
+    def claim(self, channel_id: bytes) -> bool:
+        """Whether no channel has this id, nor any other opening; it is then ours until this opening ends."""
 
 
 class Wish(Struct, frozen=True):
-    """A channel that we want to open. `request_id`: 32 random bytes; it names the keys in the signer."""
+    """A channel that we want to open. `request_id`: 32 random bytes; it names the keys in the signer. `mindepth`: after
+    how many confirmations we use it, if not as many as the peer asks for; 0 goes with a zeroconf `kind`."""
 
     peer: bytes
     chain_hash: bytes
@@ -60,7 +62,10 @@ class Wish(Struct, frozen=True):
     funding: Sat
     push_msat: Msat
     feerate_per_kw: FeeratePerKw
-    anchors: bool
+    kind: ChannelType
+    announce: bool
+    alias: ShortChannelId
+    mindepth: int | None = None
 
 
 class Opened(Struct, frozen=True):
@@ -132,6 +137,7 @@ def _first_state(
     feerate: FeeratePerKw,
     local_points: tuple[bytes, bytes],
     remote_point: bytes,
+    alias: ShortChannelId,
     purpose: str | None,
 ) -> Committed:
     opener_has = Msat(to_msat(params.capacity) - push_msat)
@@ -147,6 +153,7 @@ def _first_state(
         fees=(FeeStep(feerate, 0, 0),),
         local_points=local_points,
         remote_points=(remote_point, None),
+        alias_local=alias,
         funding_purpose=purpose,
         why="waiting for the funding transaction to confirm",
     )
@@ -163,7 +170,7 @@ async def fund(io: OpeningIO, wish: Wish, policy: Policy, tell: Callable[[str], 
     """The opener's side. `tell` hears each step in plain words."""
     drawn = await _draw(io, wish.request_id, wish.peer)
     ours = policy.limits(wish.funding)
-    kind = ChannelType.ANCHORS if wish.anchors else ChannelType.STATIC_REMOTEKEY
+    kind = wish.kind
     io.send(
         OpenChannel(
             chain_hash=wish.chain_hash,
@@ -183,7 +190,7 @@ async def fund(io: OpeningIO, wish: Wish, policy: Policy, tell: Callable[[str], 
             delayed_payment_basepoint=drawn.keys.delayed_payment_basepoint,
             htlc_basepoint=drawn.keys.htlc_basepoint,
             first_per_commitment_point=drawn.points[0],
-            channel_flags=0,
+            channel_flags=ANNOUNCE_CHANNEL if wish.announce else 0,
             tlvs=OpenChannelTlvs(upfront_shutdown_script=drawn.shutdown_script, channel_type=kind.to_bytes()),
         )
     )
@@ -199,7 +206,7 @@ async def fund(io: OpeningIO, wish: Wish, policy: Policy, tell: Callable[[str], 
         handle=drawn.channel,
         channel_id=bolt3_funding.channel_id(outpoint),
         peer=wish.peer,
-        anchors=wish.anchors,
+        anchors=kind.anchors,
         holder_is_opener=True,
         fundings=(sign.Funding(outpoint.txid, outpoint.index, wish.funding),),
         holder=ours,
@@ -208,8 +215,13 @@ async def fund(io: OpeningIO, wish: Wish, policy: Policy, tell: Callable[[str], 
         counterparty_keys=theirs,
         holder_script=drawn.shutdown_script,
         counterparty_upfront_script=terms.upfront_script(accept, terms.ACCEPTING),
-        minimum_depth=max(1, accept.minimum_depth),
+        minimum_depth=accept.minimum_depth if wish.mindepth is None else wish.mindepth,
+        announce=wish.announce,
+        scid_alias=kind.scid_alias,
+        zeroconf=kind.zeroconf,
     )
+    if not io.claim(params.channel_id):
+        raise CommandRefused("another channel uses this funding output", what_to_do="Open the channel again.")
     first_point = accept.first_per_commitment_point
     await _set_up(io, params, first_point, wish.push_msat)
     state = _first_state(
@@ -218,6 +230,7 @@ async def fund(io: OpeningIO, wish: Wish, policy: Policy, tell: Callable[[str], 
         feerate=wish.feerate_per_kw,
         local_points=drawn.points,
         remote_point=first_point,
+        alias=wish.alias,
         purpose=planned.purpose,
     )
     results = await _operations(
@@ -238,13 +251,22 @@ def _validate_first(state: Committed, signature: bytes) -> sign.ValidateHolder:
 
 
 async def accept(
-    io: OpeningIO, offer: OpenChannel, policy: Policy, *, peer: bytes, chain_hash: bytes, request_id: bytes
+    io: OpeningIO,
+    offer: OpenChannel,
+    policy: Policy,
+    *,
+    peer: bytes,
+    features: FeatureSet,
+    chain_hash: bytes,
+    request_id: bytes,
+    alias: ShortChannelId,
 ) -> Opened:
-    """The fundee's side, from the peer's open_channel on."""
+    """The fundee's side, from the peer's open_channel on. `features`: what the peer said in init."""
     funding = offer.funding_satoshis
     ours = policy.limits(funding)
-    terms.check_open(offer, ours, chain_hash)
+    terms.check_open(offer, ours, chain_hash, features=features, trusted=peer in policy.zeroconf_peers)
     kind = terms.channel_type(offer, terms.OPENING)
+    depth = 0 if kind.zeroconf else policy.minimum_depth
     drawn = await _draw(io, request_id, peer)
     io.send(
         AcceptChannel(
@@ -253,7 +275,7 @@ async def accept(
             max_htlc_value_in_flight_msat=ours.max_in_flight,
             channel_reserve_satoshis=ours.reserve,
             htlc_minimum_msat=ours.htlc_minimum,
-            minimum_depth=policy.minimum_depth,
+            minimum_depth=depth,
             to_self_delay=ours.to_self_delay,
             max_accepted_htlcs=ours.max_accepted_htlcs,
             funding_pubkey=drawn.keys.funding_pubkey,
@@ -270,13 +292,13 @@ async def accept(
     created = await io.receive(FundingCreated)
     outpoint = OutPoint(created.funding_txid, created.funding_output_index)
     channel_id = bolt3_funding.channel_id(outpoint)
-    if not io.is_free(channel_id):
+    if not io.claim(channel_id):
         raise PeerViolation("another channel has this funding output", clause='BOLT 2, "funding_created"')
     params = Params(
         handle=drawn.channel,
         channel_id=channel_id,
         peer=peer,
-        anchors=kind is ChannelType.ANCHORS,
+        anchors=kind.anchors,
         holder_is_opener=False,
         fundings=(sign.Funding(outpoint.txid, outpoint.index, funding),),
         holder=ours,
@@ -285,7 +307,10 @@ async def accept(
         counterparty_keys=terms.keys_of(offer),
         holder_script=drawn.shutdown_script,
         counterparty_upfront_script=terms.upfront_script(offer, terms.OPENING),
-        minimum_depth=policy.minimum_depth,
+        minimum_depth=depth,
+        announce=terms.is_announced(offer),
+        scid_alias=kind.scid_alias,
+        zeroconf=kind.zeroconf,
     )
     await _set_up(io, params, offer.first_per_commitment_point, offer.push_msat)
     state = _first_state(
@@ -294,6 +319,7 @@ async def accept(
         feerate=offer.feerate_per_kw,
         local_points=drawn.points,
         remote_point=offer.first_per_commitment_point,
+        alias=alias,
         purpose=None,
     )
     results = await _operations(

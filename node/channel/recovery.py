@@ -4,6 +4,11 @@ from node.channel.state import Committed
 from protocol.bus.messages.signer import NumbersOfChannel
 
 
+def signer_is_behind(committed: Committed, signer: NumbersOfChannel) -> bool:
+    """The node's own state is newer than the signer's: a copy of the signer's database was put back."""
+    return signer.holder_revoked < committed.local_number or signer.holder_validated < committed.local_number
+
+
 def lost_reason(committed: Committed, signer: NumbersOfChannel | None) -> str | None:
     """None when the two fit: equal, or the signer ahead by the open question, and by one more that it answered while
     our save of it was lost in the crash (save and ask run together). Else why nothing may be published."""
@@ -21,7 +26,7 @@ def lost_reason(committed: Committed, signer: NumbersOfChannel | None) -> str | 
             f"the signer has signed commitment {signer.counterparty_signed} of the peer and this database"
             f" knows of {committed.remote_number}: it is an old copy"
         )
-    if signer.holder_revoked < committed.local_number or signer.holder_validated < committed.local_number:
+    if signer_is_behind(committed, signer):
         return (
             f"the signer has revoked {signer.holder_revoked} of our commitments and this database"
             f" {committed.local_number}: the signer works on an old copy"

@@ -4,7 +4,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from node.channel import closing, dance, lockin
+from node.channel import closing, dance, lockin, simple_close
 from node.channel.events import Connected
 from node.channel.state import (
     AwaitingLockIn,
@@ -30,8 +30,10 @@ CLAUSE = 'BOLT 2, "Message Retransmission"'
 def connected(turn: Turn, event: Connected) -> None:
     """A connection begins: whatever the peer had not signed for is forgotten."""
     turn.forget_connection()
+    turn.v = replace(turn.v, simple_close=event.simple_close, can_quiesce=event.can_quiesce)
     if event.fresh:
         turn.set_link(Online(event.connection))
+        lockin.opened(turn)
         return
     turn.set_link(Reestablishing(event.connection, sent=False))
     if turn.c.question is None:
@@ -49,6 +51,9 @@ def send_reestablish(turn: Turn) -> None:
     if not isinstance(link, Reestablishing) or link.sent:
         return
     turn.set_link(Reestablishing(link.connection, sent=True))
+    if turn.c.forgotten:
+        _send_forgotten(turn)
+        return
     dance.send(
         turn,
         ChannelReestablish(
@@ -56,6 +61,20 @@ def send_reestablish(turn: Turn) -> None:
             next_commitment_number=turn.c.local_number + 1,
             next_revocation_number=turn.c.remote_revoked,
             your_last_per_commitment_secret=Secret(turn.c.last_remote_secret),
+            my_current_per_commitment_point=turn.c.local_points[0],
+        ),
+    )
+
+
+def _send_forgotten(turn: Turn) -> None:
+    """Number 0 is never due, so it asks the peer to fail the channel (BOLT 2, "Message Retransmission")."""
+    dance.send(
+        turn,
+        ChannelReestablish(
+            turn.c.params.channel_id,
+            next_commitment_number=0,
+            next_revocation_number=0,
+            your_last_per_commitment_secret=Secret(bytes(32)),
             my_current_per_commitment_point=turn.c.local_points[0],
         ),
     )
@@ -69,6 +88,8 @@ def channel_reestablish(turn: Turn, message: ChannelReestablish) -> None:
     match turn.c.phase:
         case AwaitingLockIn() | Normal() | ShuttingDown():
             _go_on(turn, message)
+        case Closing() if turn.v.simple_close and simple_close.goes_on(turn):
+            _close_again(turn, message)
         case Closing() | Closed() | Lost():
             closing.say_closed(turn)
         case _:
@@ -94,6 +115,15 @@ def _go_on(turn: Turn, message: ChannelReestablish) -> None:
         lockin.send_again(turn)
     closing.owe_shutdown(turn)
     if resend.revocation or resend.commitment:
+        turn.v = replace(turn.v, resend=resend)
+        turn.ask_signer(dance.resend_operations(turn.c, turn.htlcs, resend))
+
+
+def _close_again(turn: Turn, message: ChannelReestablish) -> None:
+    """A closing transaction is out and may be replaced: for that the peer must know all that came before it."""
+    closing.owe_shutdown(turn)
+    resend = _owed(turn, message)
+    if resend is not None and (resend.revocation or resend.commitment):
         turn.v = replace(turn.v, resend=resend)
         turn.ask_signer(dance.resend_operations(turn.c, turn.htlcs, resend))
 

@@ -8,9 +8,8 @@ import structlog
 from node.channel import store
 from node.channel.chain_side import BlockTold
 from node.channel.channel import Channel
-from node.channel.commands import Commands
+from node.channel.commands import Commands, hello
 from node.channel.events import (
-    Connected,
     Disconnected,
     Env,
     Fail,
@@ -18,9 +17,11 @@ from node.channel.events import (
     Fulfil,
     Offer,
     SignerAsked,
+    SignerIsAhead,
     Tick,
 )
-from node.channel.recovery import lost_reason
+from node.channel.recovery import lost_reason, signer_is_behind
+from node.channel.reserve import check_offer
 from node.channel.state import (
     Closed,
     Closing,
@@ -28,7 +29,10 @@ from node.channel.state import (
     OfferWant,
     State,
 )
+from node.onchain.events import ClaimWanted
 from node.signer_link.client import SignerAway, SignerState
+from protocol.amounts import Msat
+from protocol.bolt9 import FeatureSet
 from protocol.bus.bus import OutcomeUnknown
 from protocol.bus.messages import chain, peer
 from protocol.bus.messages import channel as said
@@ -51,8 +55,14 @@ class ChannelService(Commands):
     async def start(self) -> None:
         self._next_row = store.next_row_id(self._writer)
         self._closed = store.load_closed(self._writer)
-        for row_id, state in store.load(self._writer):
-            self._add(Channel(row_id, state, self))
+        loaded = [Channel(row_id, state, self) for row_id, state in store.load(self._writer)]
+        for channel in loaded:
+            self._add(channel)
+        for channel in loaded:
+            committed = channel.state.committed
+            if committed.alias_local is None:  # older than aliases
+                committed.alias_local = self.new_alias()
+                self._writer.submit(store.put_header(channel.row_id, committed), now=True)
         await super().start()
         self.run(self._begin())
 
@@ -72,7 +82,7 @@ class ChannelService(Commands):
             self._watch(channel)
             self.run(self._send_funding(channel))
             if (connection := self._connections.get(channel.peer)) is not None:
-                channel.put(Connected(connection))
+                channel.put(hello(self.features(channel.peer), connection))
         self.bus.send(self.name, BlockTold(self._env.height))
         early, self._early = self._early, []
         for event in early:
@@ -93,10 +103,22 @@ class ChannelService(Commands):
         known = {entry.channel: entry for entry in numbers.channels}
         for channel in self._channels.values():
             committed = channel.state.committed
-            reason = lost_reason(committed, known.get(committed.params.handle))
+            numbers_of = known.get(committed.params.handle)
+            reason = lost_reason(committed, numbers_of)
+            if numbers_of is not None and not numbers_of.frozen and signer_is_behind(committed, numbers_of):
+                await self._mark_stale(committed.params.handle)
             if reason is not None and not isinstance(committed.phase, Closing | Closed | Lost):
                 log.error("channel_in_recovery", channel=channel.channel_id.hex(), reason=reason)
                 await self._mark_lost(channel, reason)
+            elif numbers_of is not None and numbers_of.counterparty_signed > committed.remote_number:
+                channel.put(SignerIsAhead(numbers_of.counterparty_signed))
+
+    async def _mark_stale(self, handle: bytes) -> None:
+        """So that nobody, not even a stolen node, gets an old commitment of this channel signed."""
+        try:
+            await self._signer.call(sign.MarkStale(handle))
+        except SignerAway as error:
+            log.warning("signer_not_told_that_it_is_old", reason=str(error))
 
     async def _mark_lost(self, channel: Channel, reason: str) -> None:
         committed = copy(channel.state.committed)
@@ -108,15 +130,17 @@ class ChannelService(Commands):
     @hears(peer.PeerUp)
     def peer_up(self, event: peer.PeerUp) -> None:
         self._connections[event.node_id] = event.connection
+        self._features[event.node_id] = FeatureSet.from_bytes(event.features)
         if self._ready:
             for channel in self._of_peer(event.node_id):
-                channel.put(Connected(event.connection))
+                channel.put(hello(self.features(channel.peer), event.connection))
 
     @hears(peer.PeerDown)
     def peer_down(self, event: peer.PeerDown) -> None:
         if self._connections.get(event.node_id) != event.connection:
             return
         del self._connections[event.node_id]
+        self._features.pop(event.node_id, None)
         self.openings.peer_down(event.node_id, event.reason)
         for channel in self._of_peer(event.node_id):
             channel.put(Disconnected())
@@ -177,6 +201,8 @@ class ChannelService(Commands):
             # It would wait, and nobody would see why. What is under way already goes on when the signer is back.
             away = f"the signer is away: {self._signer.reason}"
             self._refuse_offer(request, away, "Start it, then pay again.")
+        elif (short := self._reserve_short(channel, request.amount_msat)) is not None:
+            self._refuse_offer(request, short.sentence, short.what_to_do)
         else:
             want = OfferWant(
                 request.amount_msat,
@@ -187,19 +213,29 @@ class ChannelService(Commands):
             )
             channel.put(Offer(want))
 
+    def _reserve_short(self, channel: Channel, amount_msat: Msat) -> CommandRefused | None:
+        if self._reserve is None or not channel.state.committed.params.anchors:
+            return None
+        try:
+            check_offer(self._reserve, (c.state for c in self._channels.values()), amount_msat)
+        except CommandRefused as refusal:
+            return refusal
+        return None
+
     def _refuse_offer(self, request: said.OfferHtlc, sentence: str, what_to_do: str) -> None:
         self.bus.send("payments", said.HtlcRefused(request.origin, sentence, what_to_do))
 
     @hears(said.FulfilHtlc)
     def fulfil(self, request: said.FulfilHtlc) -> None:
         if (channel := self._channels.get(request.channel_id)) is not None:
-            channel.put(Fulfil(request.htlc_id))
-            self._resolver.claim(channel.row_id, request.htlc_id)
+            channel.put(Fulfil(request.htlc_id, request.preimage))
+            if self._resolver.state(channel.row_id) is not None:
+                self._resolver.put(channel.row_id, ClaimWanted(request.htlc_id, request.preimage))
 
     @hears(said.FailHtlc)
     def fail(self, request: said.FailHtlc) -> None:
         if (channel := self._channels.get(request.channel_id)) is not None:
-            channel.put(Fail(request.htlc_id, request.failure))
+            channel.put(Fail(request.htlc_id, request.failure, request.from_next))
 
     @handles(said.LiveOrigins)
     def live_origins(self, _request: said.LiveOrigins) -> said.Origins:
@@ -221,6 +257,8 @@ class ChannelService(Commands):
 
     @hears(SignerLink)
     def signer_link(self, event: SignerLink) -> None:
+        if self._ready:
+            self.warn_in_time()
         if event.up and self._ready:
             self._resolver.signer_is_back()
             for channel in self._channels.values():

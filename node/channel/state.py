@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from protocol.amounts import BlockHeight, FeeratePerKw, Msat, Sat, ShortChannelId
 from protocol.bolt3.commitment import ChannelKeys
+from protocol.bolt3.simple_close import Terms as CloseTerms
 from protocol.bus.messages.signer import AcceptRevocation, Funding, PeerSignatures
 from protocol.wire.bolt2_update import (
     UpdateAddHtlc,
@@ -34,6 +35,8 @@ class Htlc(Struct, frozen=True):
     `onion` is kept only while it is owed: to the peer (offered) until it revoked the state before, or to the
     signer (received) until it was peeled into `payload`, `next_onion`, `um` and `ammag`.
     `preimage` or `failure` (a wrapped onion, or with `failure_code` the hash of an unreadable one) says how it ends.
+    A received HTLC may have its `preimage` before it is removed: the next hop gave it, and nothing else will end it.
+    `onion_key`: the ephemeral key of the onion that a received one came with.
     """
 
     offered: bool
@@ -54,6 +57,7 @@ class Htlc(Struct, frozen=True):
     failure: bytes | None = None
     failure_code: int | None = None
     origin: str | None = None
+    onion_key: bytes | None = None
 
     @property
     def key(self) -> tuple[bool, int]:
@@ -87,6 +91,12 @@ class Params(Struct, frozen=True):
     holder_script: bytes
     counterparty_upfront_script: bytes | None
     minimum_depth: int
+    """0: the channel is used before its funding is confirmed, by the word of a person."""
+    announce: bool = False
+    scid_alias: bool = False
+    """Its type says so: the real short channel id takes no HTLC and stands in no invoice."""
+    zeroconf: bool = False
+    """Its type says so."""
 
     @property
     def capacity(self) -> Sat:
@@ -124,6 +134,7 @@ class CloseKind(StrEnum):
     OURS = "ours"
     THEIRS = "theirs"
     UNKNOWN = "unknown"
+    NEVER_FUNDED = "never_funded"
 
 
 class Closing(Struct, frozen=True, tag="closing"):
@@ -190,8 +201,23 @@ class Committed(Struct):
     """The wallet's plan of our funding transaction, sent again until it confirms."""
     funding_height: BlockHeight | None = None
     short_channel_id: ShortChannelId | None = None
+    alias_local: ShortChannelId | None = None
+    """Ours for incoming HTLCs, for ever. None: the channel is older than aliases, and the next start draws one."""
+    aliases_remote: tuple[ShortChannelId, ...] = ()
+    """The peer's for our route hints, newest last."""
+    opened_height: BlockHeight | None = None
+    """When the funding was signed; None for a channel that is older than this field."""
     closer: str | None = None
     why: str = ""
+    forgotten: bool = False
+    """The channel came back from a static backup: of its commitments we know nothing."""
+    peer_close_script: bytes | None = None
+    """Where the peer's part of the closing transaction that is out goes (option_simple_close)."""
+    close_feerate: FeeratePerKw | None = None
+    """What a person asked our closing transaction to pay."""
+    stray: int | None = None
+    """The signer signed this commitment of the peer with a content that a crash made us forget. Until the peer revokes
+    that number the stray content stands in the signer's way, so two more are signed even if nothing is due."""
 
     @property
     def awaits_revocation(self) -> bool:
@@ -231,6 +257,42 @@ class Negotiation(Struct, frozen=True):
     """The peer's signature on the fee that we asked the signer to agree to."""
 
 
+class Flowing(Struct, frozen=True):
+    """Updates come and go."""
+
+
+class WantsQuiet(Struct, frozen=True):
+    """We want the channel to rest; our stfu waits until no update of ours is pending."""
+
+
+class Asked(Struct, frozen=True):
+    """The peer's stfu came; ours waits until no update of ours is pending."""
+
+
+class SaidStfu(Struct, frozen=True):
+    """Our stfu is out, and the peer's has not come."""
+
+
+class Quiescent(Struct, frozen=True):
+    """Both said stfu: nothing moves until the connection ends. `we_lead`: what it is for begins with us."""
+
+    we_lead: bool
+
+
+Flow = Flowing | WantsQuiet | Asked | SaidStfu | Quiescent
+
+
+class CloseRound(Struct, frozen=True):
+    """option_simple_close: one closing transaction in the forms that are signed (`variants`), with our signatures in
+    their order; `peer_signature` is the peer's on what it pays for itself."""
+
+    terms: CloseTerms
+    by_us: bool
+    variants: tuple[int, ...]
+    signatures: tuple[bytes, ...] = ()
+    peer_signature: bytes = b""
+
+
 class Volatile(Struct, frozen=True):
     """What a disconnection or a crash erases.
 
@@ -259,6 +321,26 @@ class Volatile(Struct, frozen=True):
     """The peer said shutdown, maybe again, on this connection: before that no fee is negotiated."""
     closing_fee: Sat | None = None
     """A mutual close at this fee is with the signer."""
+    burying: tuple[int, ...] = ()
+    """Forwarded HTLCs that the chain decided against the next hop: the signer is told first, and then payments."""
+    resolved: bool = False
+    """The chain has resolved everything; the channel is closed as soon as nothing is to be buried any more."""
+    accept_due: bool = False
+    """A forward waits for the revocation that the signer was not told yet: an HTLC to be passed on stands, or one that
+    passes on is gone, only when the signer knows. So it is told now and not with the next request."""
+    unannounced: tuple[int, ...] = ()
+    """Received HTLCs that payments are told of once the signer knows that revocation."""
+    flow: Flow = Flowing()
+    can_quiesce: bool = False
+    """Both sides of this connection know option_quiesce."""
+    simple_close: bool = False
+    """Both sides of this connection know option_simple_close."""
+    close_proposed: bool = False
+    """Our closing_complete of this connection was begun."""
+    close_asked: CloseRound | None = None
+    """With the signer now: ours, or the peer's that we sign for it."""
+    close_sent: CloseRound | None = None
+    """Our closing_complete, which the peer has not answered."""
     stalled: str = ""
     """Why the signer refused to sign without any wish of ours in it; nothing is signed until it is asked again."""
 
@@ -286,7 +368,10 @@ class OfferWant(Struct, frozen=True):
 
 
 class FulfilWant(Struct, frozen=True):
+    """`preimage` None: the signer has it, of our own invoice."""
+
     htlc_id: int
+    preimage: bytes | None = None
 
 
 class FailWant(Struct, frozen=True):
@@ -313,6 +398,7 @@ def is_busy(committed: Committed, volatile: Volatile) -> bool:
         or volatile.resend is not None
         or volatile.claim is not None
         or volatile.closing_fee is not None
+        or volatile.close_asked is not None
     )
 
 

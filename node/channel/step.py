@@ -10,7 +10,17 @@ from typing import TypeVar, assert_never
 
 from msgspec.structs import replace
 
-from node.channel import answers, closing, dance, lockin, onchain, reestablish, updates
+from node.channel import (
+    answers,
+    closing,
+    dance,
+    lockin,
+    onchain,
+    quiescence,
+    reestablish,
+    simple_close,
+    updates,
+)
 from node.channel.events import (
     CloseWanted,
     Connected,
@@ -23,14 +33,19 @@ from node.channel.events import (
     FromPeer,
     Fulfil,
     FundingConfirmed,
+    FundingMissing,
     FundingReorganised,
     FundingSpent,
     Offer,
     OnionsPeeled,
+    QuiesceWanted,
+    QuietTooLong,
     ResolvedOnChain,
+    Save,
     SettledOnChain,
     SignerAnswered,
     SignerAsked,
+    SignerIsAhead,
     Step,
     Tick,
 )
@@ -42,16 +57,18 @@ from node.channel.state import (
     Normal,
     Offline,
     Online,
+    ShuttingDown,
     State,
 )
 from node.channel.turn import Turn
 from protocol.bolt4 import failure as failures
-from protocol.bolt4.failure_onion import FailureKeys, create
+from protocol.bolt4.failure_onion import FailureKeys, create, wrap
 from protocol.errors import CommandRefused, PeerViolation
 from protocol.secret import Secret
 from protocol.wire.bolt1 import Error, Warning, printable
-from protocol.wire.bolt2_close import ClosingSigned, Shutdown
+from protocol.wire.bolt2_close import ClosingComplete, ClosingSig, ClosingSigned, Shutdown
 from protocol.wire.bolt2_open import ChannelReady
+from protocol.wire.bolt2_quiescence import Stfu
 from protocol.wire.bolt2_reestablish import ChannelReestablish
 from protocol.wire.bolt2_update import (
     CommitmentSigned,
@@ -104,7 +121,9 @@ def _settle(turn: Turn) -> None:
         updates.refuse_late_offers(turn)
         closing.say_shutdown(turn)
     dance.maybe_commit(turn)
+    quiescence.say(turn)
     closing.negotiate(turn)
+    onchain.bury(turn)
 
 
 def _apply(turn: Turn, event: Event) -> None:
@@ -126,18 +145,27 @@ def _apply(turn: Turn, event: Event) -> None:
             lockin.funding_confirmed(turn, event)
         case FundingReorganised():
             lockin.funding_reorganised(turn)
+        case FundingMissing():
+            lockin.funding_missing(turn)
         case FundingSpent():
             closing.funding_spent(turn, event)
         case SettledOnChain():
             onchain.settled(turn, event)
         case ResolvedOnChain():
             onchain.resolved(turn, event)
-        case CloseWanted():
-            closing.close_wanted(turn)
+        case CloseWanted(feerate_per_kw=rate):
+            closing.close_wanted(turn, rate)
         case ForceCloseWanted(why=why):
             closing.force_close(turn, why)
         case SignerAsked():
             _ask_signer_again(turn)
+        case SignerIsAhead(number=number):
+            turn.c.stray = number
+            turn.save(Save.NEXT)
+        case QuiesceWanted():
+            quiescence.wanted(turn)
+        case QuietTooLong():
+            quiescence.too_long(turn, event)
         case Tick():
             _resume(turn)
         case _:
@@ -149,6 +177,7 @@ def _wish(turn: Turn, event: Offer | Fulfil | Fail | FeerateMoved) -> None:
         case Offer(want=want):
             try:
                 updates.check_may_offer(turn)
+                updates.check_forward(turn, want.origin)
                 if not isinstance(turn.v.link, Online):
                     raise CommandRefused(
                         "the peer is not connected", what_to_do="Wait until it is, or use another channel."
@@ -161,14 +190,16 @@ def _wish(turn: Turn, event: Offer | Fulfil | Fail | FeerateMoved) -> None:
                 updates.refuse(turn, want.origin, refusal)
                 return
             turn.v = replace(turn.v, wants=(*turn.v.wants, want))
-        case Fulfil(htlc_id=htlc_id):
-            dance.add_want(turn, FulfilWant(htlc_id))
-        case Fail(htlc_id=htlc_id, failure=failure):
+        case Fulfil(htlc_id=htlc_id, preimage=preimage):
+            if preimage is None or updates.keep_preimage(turn, htlc_id, preimage):
+                dance.add_want(turn, FulfilWant(htlc_id, preimage))
+        case Fail(htlc_id=htlc_id, failure=failure, from_next=from_next):
             row = turn.htlcs.get((False, htlc_id))
             if row is None or row.um is None or row.ammag is None:
                 return
             keys = FailureKeys(Secret(row.um), Secret(row.ammag))
-            dance.add_want(turn, FailWant(htlc_id, create(keys, failures.decode(failure))))
+            reason = wrap(keys, failure) if from_next else create(keys, failures.decode(failure))
+            dance.add_want(turn, FailWant(htlc_id, reason))
         case FeerateMoved(feerate_per_kw=rate):
             if turn.c.params.holder_is_opener and isinstance(turn.c.phase, Normal):
                 others = [want for want in turn.v.wants if not isinstance(want, FeeWant)]
@@ -208,7 +239,10 @@ def _message(turn: Turn, message: Message) -> None:
         case (
             UpdateAddHtlc() | UpdateFulfillHtlc() | UpdateFailHtlc() | UpdateFailMalformedHtlc() | UpdateFee()
         ):
+            quiescence.check_may_update(turn)
             updates.stage(turn, message)
+        case Stfu():
+            quiescence.stfu(turn, message)
         case CommitmentSigned():
             dance.commitment_signed(turn, message)
         case RevokeAndAck():
@@ -219,6 +253,8 @@ def _message(turn: Turn, message: Message) -> None:
             closing.shutdown(turn, message)
         case ClosingSigned():
             closing.closing_signed(turn, message)
+        case ClosingComplete() | ClosingSig():
+            closing.simple(turn, message)
         case _:
             raise PeerViolation(f"{type(message).__name__} is not expected here", clause="BOLT 2")
 
@@ -245,6 +281,8 @@ def _ask_signer_again(turn: Turn) -> None:
         reestablish.ask_about(turn, claim)
     elif (fee := turn.v.closing_fee) is not None:
         closing.ask_to_close(turn, fee)
+    elif (close := turn.v.close_asked) is not None:
+        simple_close.ask(turn, close)
     else:
         closing.ask_for_commitment(turn)
 
@@ -256,3 +294,5 @@ def _resume(turn: Turn) -> None:
     dance.peel(turn, received)
     for row in received:
         dance.announce_received(turn, row)
+    if isinstance(turn.c.phase, Normal | ShuttingDown):
+        dance.finish_rows(turn)  # nothing but what waits for the signer is left to finish here

@@ -17,11 +17,11 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Committed).decode
 _COLUMNS = (
     "offered, id, amount_msat, payment_hash, cltv_expiry, local_from, local_to, remote_from, remote_to,"
-    " onion, payload, next_onion, um, ammag, preimage, failure, failure_code, origin"
+    " onion, payload, next_onion, um, ammag, preimage, failure, failure_code, origin, onion_key"
 )
 _PUT_CHANNEL = "UPDATE channels SET state = ?, phase = ?, updated = ? WHERE id = ?"
 _NEW_CHANNEL = "INSERT INTO channels (id, channel_id, peer, state, phase, updated) VALUES (?, ?, ?, ?, ?, ?)"
-_NEW_HTLC = f"INSERT INTO htlcs (channel, done, {_COLUMNS}) VALUES ({', '.join('?' * 20)})"  # noqa: S608 - our own column names
+_NEW_HTLC = f"INSERT INTO htlcs (channel, done, {_COLUMNS}) VALUES ({', '.join('?' * 21)})"  # noqa: S608 - our own column names
 _PUT_HTLC = (
     "UPDATE htlcs SET local_from = ?, local_to = ?, remote_from = ?, remote_to = ?, onion = ?, payload = ?,"
     " next_onion = ?, um = ?, ammag = ?, preimage = ?, failure = ?, failure_code = ?, done = ?"
@@ -101,6 +101,7 @@ def _values(row_id: int, row: Htlc) -> tuple[Any, ...]:
         row.failure,
         row.failure_code,
         row.origin,
+        row.onion_key,
     )
 
 
@@ -123,6 +124,22 @@ def _update(row_id: int, row: Htlc, *, done: int) -> tuple[Any, ...]:
         row.offered,
         row.id,
     )
+
+
+def note(row_id: int, text: str) -> Unit:
+    """An entry of the journal without a change."""
+    return [(_JOURNAL, [(row_id, text, int(time.time()))])]
+
+
+def journal(reader: Reader, row_id: int, newest: int) -> list[tuple[str, int]]:
+    """The newest entries, oldest first."""
+    sql = "SELECT event, at FROM journal WHERE channel = ? ORDER BY seq DESC LIMIT ?"
+    return [(event, at) for event, at in reversed(reader.read(sql, (row_id, newest)))]
+
+
+def row_of(reader: Reader, channel_id: bytes) -> int | None:
+    rows = reader.read("SELECT id FROM channels WHERE channel_id = ?", (channel_id,))
+    return int(rows[0][0]) if rows else None
 
 
 def load(reader: Reader) -> list[tuple[int, State]]:

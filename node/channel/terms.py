@@ -5,13 +5,13 @@ from msgspec import Struct
 
 from node.channel.state import Limits
 from protocol import curve
-from protocol.amounts import FEERATE_FLOOR, FeeratePerKw, Msat, Sat, to_msat
+from protocol.amounts import FEERATE_FLOOR, MAX_MONEY, FeeratePerKw, Msat, Sat, to_msat
 from protocol.bolt3.closing import is_shutdown_script
 from protocol.bolt3.commitment import ChannelKeys
 from protocol.bolt3.fees import anchors_cost, commit_fee
-from protocol.bolt9 import ChannelType
-from protocol.errors import PeerViolation
-from protocol.wire.bolt2_open import AcceptChannel, OpenChannel
+from protocol.bolt9 import OUR_INIT, ChannelType, FeatureSet, negotiated
+from protocol.errors import CommandRefused, PeerViolation
+from protocol.wire.bolt2_open import ANNOUNCE_CHANNEL, AcceptChannel, OpenChannel
 
 OPENING = 'BOLT 2, "The open_channel Message"'
 ACCEPTING = 'BOLT 2, "The accept_channel Message"'
@@ -20,6 +20,7 @@ LARGEST_DUST_LIMIT = Sat(10_000)
 LARGEST_DELAY = 2016
 LARGEST_DEPTH = 144
 LARGEST_FUNDING = Sat((1 << 24) - 1)
+"""Unless both sides set option_support_large_channel."""
 SMALLEST_FUNDING = Sat(20_000)
 LARGEST_FEERATE = FeeratePerKw(100_000)
 
@@ -32,6 +33,8 @@ class Policy(Struct, frozen=True):
     max_accepted_htlcs: int = 483
     htlc_minimum: Msat = Msat(1)
     minimum_depth: int = 3
+    zeroconf_peers: frozenset[bytes] = frozenset()
+    """Whose channels we use before their funding is confirmed: these peers can take back what they paid us there."""
 
     def limits(self, funding: Sat) -> Limits:
         """One part in a hundred as reserve, and never below the usual largest dust limit."""
@@ -43,6 +46,66 @@ class Policy(Struct, frozen=True):
             htlc_minimum=self.htlc_minimum,
             max_in_flight=to_msat(funding),
         )
+
+
+def largest_funding(features: FeatureSet) -> Sat:
+    """The most that a channel with a peer of these features may hold."""
+    return MAX_MONEY if negotiated(OUR_INIT, features, "option_support_large_channel") else LARGEST_FUNDING
+
+
+def choose_type(
+    features: FeatureSet, *, anchors: bool, announce: bool, zeroconf: bool, bits: tuple[int, ...] | None
+) -> ChannelType:
+    """The type that we propose to a peer: the one of `bits`, else the best that both can. Raises CommandRefused."""
+
+    def both(name: str) -> bool:
+        return negotiated(OUR_INIT, features, name)
+
+    if bits is None:
+        alias = not announce and both("option_scid_alias")
+        kind = ChannelType.of(anchors=anchors and both("option_anchors"), scid_alias=alias, zeroconf=zeroconf)
+    else:
+        named = ChannelType.of_bits(bits)
+        if named is None:
+            raise CommandRefused(
+                f"channel type {list(bits)} is none that we support",
+                what_to_do="Use [12, 22] or [12], with 46 (alias only) and 50 (zeroconf) if wanted.",
+            )
+        kind = named
+    for name in kind.needs():
+        if not both(name):
+            raise CommandRefused(
+                f"the peer does not offer {name}, which this channel needs",
+                what_to_do="Ask for another channel type, or open the channel with another peer.",
+            )
+    if kind.scid_alias and announce:
+        raise CommandRefused(
+            "a channel that hides its short channel id (46) cannot be announced",
+            what_to_do="Use announce=false, or leave 46 out of channel_type.",
+        )
+    if kind.zeroconf is not zeroconf:
+        raise CommandRefused(
+            "mindepth=0 and channel type 50 (zeroconf) go together",
+            what_to_do="Give both, or neither.",
+        )
+    return kind
+
+
+def check_type(kind: ChannelType, features: FeatureSet, *, announce: bool, trusted: bool) -> None:
+    """Raises PeerViolation when the type that a peer proposes does not suit. `trusted`: a person said that its channels
+    may be used before they are confirmed."""
+    for name in kind.needs():
+        if not negotiated(OUR_INIT, features, name):
+            raise PeerViolation(f"channel_type needs {name}, which was not negotiated", clause=OPENING)
+    if kind.scid_alias and announce:
+        raise PeerViolation("channel_type with option_scid_alias on an announced channel", clause=OPENING)
+    if kind.zeroconf and not trusted:
+        raise PeerViolation("this node does not trust you to open a zeroconf channel", clause=OPENING)
+
+
+def is_announced(message: OpenChannel) -> bool:
+    """Undefined bits of channel_flags are ignored."""
+    return bool(message.channel_flags & ANNOUNCE_CHANNEL)
 
 
 def keys_of(message: OpenChannel | AcceptChannel) -> ChannelKeys:
@@ -123,8 +186,10 @@ def check_limits(theirs: Limits, ours: Limits, funding: Sat, clause: str) -> Non
         raise no(f"max_htlc_value_in_flight_msat {theirs.max_in_flight} is too small to be useful")
 
 
-def check_open(message: OpenChannel, ours: Limits, chain_hash: bytes) -> None:
-    """Raises PeerViolation when we do not take this offer of a channel."""
+def check_open(
+    message: OpenChannel, ours: Limits, chain_hash: bytes, *, features: FeatureSet, trusted: bool = False
+) -> None:
+    """Raises PeerViolation when we do not take this offer of a channel from a peer with these features."""
 
     def no(sentence: str) -> PeerViolation:
         return PeerViolation(sentence, clause=OPENING)
@@ -132,19 +197,19 @@ def check_open(message: OpenChannel, ours: Limits, chain_hash: bytes) -> None:
     funding = message.funding_satoshis
     if message.chain_hash != chain_hash:
         raise no("this node is on another chain")
-    if not SMALLEST_FUNDING <= funding <= LARGEST_FUNDING:
-        raise no(f"a channel of {funding} sat is not between {SMALLEST_FUNDING} and {LARGEST_FUNDING}")
+    largest = largest_funding(features)
+    if not SMALLEST_FUNDING <= funding <= largest:
+        raise no(f"a channel of {funding} sat is not between {SMALLEST_FUNDING} and {largest}")
     if message.push_msat > to_msat(funding):
         raise no("push_msat is more than the channel holds")
     if not FEERATE_FLOOR <= message.feerate_per_kw <= LARGEST_FEERATE:
         raise no(f"a feerate of {message.feerate_per_kw} sat/kw is out of range")
-    if message.channel_flags & 1:
-        raise no("this node does not announce channels yet; open an unannounced one")
     check_keys(message, OPENING)
     upfront_script(message, OPENING)
-    anchors = channel_type(message, OPENING) is ChannelType.ANCHORS
+    kind = channel_type(message, OPENING)
+    check_type(kind, features, announce=is_announced(message), trusted=trusted)
     check_limits(limits_of(message), ours, funding, OPENING)
-    check_affordable(funding, message.push_msat, message.feerate_per_kw, anchors=anchors)
+    check_affordable(funding, message.push_msat, message.feerate_per_kw, anchors=kind.anchors)
     opener = to_msat(funding) - message.push_msat
     if opener <= to_msat(ours.reserve) and message.push_msat <= to_msat(message.channel_reserve_satoshis):
         raise no("both sides would begin below their reserve")
@@ -163,6 +228,15 @@ def check_accept(
     upfront_script(message, ACCEPTING)
     if channel_type(message, ACCEPTING) is not offered:
         raise PeerViolation("the peer answered with another channel_type", clause=ACCEPTING)
+    if offered.zeroconf and message.minimum_depth:
+        raise PeerViolation(
+            f"minimum_depth is {message.minimum_depth} where channel_type asks for 0", clause=ACCEPTING
+        )
+    if not offered.zeroconf and not message.minimum_depth:
+        raise PeerViolation(
+            "minimum_depth 0: the channel would be used before its funding is confirmed, which nobody here asked for",
+            clause=ACCEPTING,
+        )
     if message.minimum_depth > LARGEST_DEPTH:
         raise PeerViolation(f"minimum_depth {message.minimum_depth} is too long to wait", clause=ACCEPTING)
     check_limits(limits_of(message), ours, funding, ACCEPTING)

@@ -117,12 +117,20 @@ class Turn:
         self.v = replace(self.v, link=link)
 
     def forget_connection(self) -> None:
-        """The peer's unsigned updates, its waiting messages and the closing negotiation die with the connection."""
+        """The peer's unsigned updates, its waiting messages and the closing negotiation die with the connection.
+
+        What was asked of the signer for the connection alone is answered to nobody."""
+        for_connection = self.v.resend is not None or self.v.close_asked is not None
+        closing = isinstance(self.c.phase, Closing) and not for_connection
         self.v = Volatile(
             wants=self.v.wants,
             parked=self.v.parked,
             asks=self.v.asks,
-            asking=self.v.asking and (self.c.question is not None or isinstance(self.c.phase, Closing)),
+            asking=self.v.asking and (self.c.question is not None or closing),
+            burying=self.v.burying,
+            resolved=self.v.resolved,
+            accept_due=self.v.accept_due,
+            unannounced=self.v.unannounced,
             stalled=self.v.stalled,
         )
 

@@ -5,6 +5,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
+from node.channel import dust, feerates
 from node.channel.content import commitment_params, content
 from node.channel.events import Save
 from node.channel.limits import MAX_HTLCS, Totals
@@ -15,16 +16,18 @@ from node.channel.state import (
     FailWant,
     FeeStep,
     FeeWant,
+    Flowing,
     FulfilWant,
     Htlc,
     Lost,
     Normal,
     OfferWant,
+    Quiescent,
     ShuttingDown,
     Update,
 )
 from node.channel.turn import Turn
-from protocol.amounts import FEERATE_FLOOR, FeeratePerKw, to_msat
+from protocol.amounts import FeeratePerKw, to_msat
 from protocol.bolt3.commitment import Side
 from protocol.bolt3.content import affords
 from protocol.bus.messages import channel as said
@@ -43,9 +46,12 @@ REMOVING = 'BOLT 2, "Removing an HTLC"'
 FEES = 'BOLT 2, "Updating Fees"'
 BADONION = 0x8000
 LOCKTIME_THRESHOLD = 500_000_000
-CEILING = FeeratePerKw(500_000)
-"""No honest feerate was ever a quarter of this; 45,000 must pass, some peers use it on regtest."""
+OVER_DUST = b""
+"""As the failure of a received HTLC that nobody failed yet: too small for an output and one too many of its kind. It is
+taken, failed once it is irrevocable, and never fulfilled."""
 MAX_STAGED = 4 * MAX_HTLCS
+ONION_KEY = slice(1, 34)
+"""Where an onion packet has its ephemeral key, behind the version byte (BOLT 4, "Packet Structure")."""
 
 
 def stage(turn: Turn, update: Update) -> None:
@@ -142,11 +148,28 @@ def learn_preimage(turn: Turn, row: Htlc, preimage: bytes) -> None:
         turn.tell(said.HtlcFulfilled(row.origin, turn.c.params.channel_id, row.id, preimage))
 
 
+def keep_preimage(turn: Turn, htlc_id: int, preimage: bytes) -> bool:
+    """The next hop was paid for a received HTLC: from now on nothing but this preimage may end it, on chain too."""
+    row = turn.htlcs.get((False, htlc_id))
+    if row is None or row.remote_to is not None or sha256(preimage) != row.payment_hash:
+        return False
+    if row.preimage != preimage:
+        turn.put(replace(row, preimage=preimage))
+        turn.save(Save.NEXT)  # the HTLC that was paid keeps it too, so this save need not be the first
+    return True
+
+
 def _check_fee(turn: Turn, update: UpdateFee) -> None:
     if turn.c.params.holder_is_opener:
         raise PeerViolation("update_fee from the side that did not open", clause=FEES)
-    if not FEERATE_FLOOR <= update.feerate_per_kw <= CEILING:
-        raise PeerViolation(f"a feerate of {update.feerate_per_kw} sat/kw is out of all bounds", clause=FEES)
+    rate, anchors = update.feerate_per_kw, turn.c.params.anchors
+    objection = feerates.objection(rate, turn.env.feerate_per_kw, anchors=anchors, at_risk=bool(turn.htlcs))
+    if objection is not None:
+        raise PeerViolation(objection, clause=FEES)
+    if dust.rate_exceeds(turn.c, turn.htlcs, rate, turn.env.max_dust):
+        raise PeerViolation(
+            f"a feerate of {rate} sat/kw would leave too many HTLCs without output", clause=FEES
+        )
 
 
 def cover_staged(turn: Turn, number: int) -> None:
@@ -154,17 +177,19 @@ def cover_staged(turn: Turn, number: int) -> None:
     for update in turn.v.staged:
         match update:
             case UpdateAddHtlc():
-                turn.put(
-                    Htlc(
-                        offered=False,
-                        id=update.id,
-                        amount_msat=update.amount_msat,
-                        payment_hash=update.payment_hash,
-                        cltv_expiry=update.cltv_expiry,
-                        local_from=number,
-                        onion=update.onion_routing_packet,
-                    )
+                row = Htlc(
+                    offered=False,
+                    id=update.id,
+                    amount_msat=update.amount_msat,
+                    payment_hash=update.payment_hash,
+                    cltv_expiry=update.cltv_expiry,
+                    local_from=number,
+                    onion=update.onion_routing_packet,
+                    onion_key=update.onion_routing_packet[ONION_KEY],
                 )
+                turn.put(row)
+                if dust.exceeds(turn.c, turn.htlcs, row, turn.env.max_dust):
+                    turn.put(replace(row, failure=OVER_DUST))
                 turn.c.next_received_id = update.id + 1
             case UpdateFulfillHtlc():
                 turn.put(replace(turn.htlcs[True, update.id], local_to=number))
@@ -215,18 +240,20 @@ def check_commitment(turn: Turn, number: int) -> None:
 
 def take_wants(turn: Turn, number: int) -> tuple[bool, tuple[int, ...]]:
     """Our wishes enter the peer's commitment `number`. Answers whether any did, and which HTLCs to fulfil."""
-    if not turn.v.wants:
+    if not turn.v.wants or not isinstance(turn.v.flow, Flowing):
         return False, ()
-    totals = Totals(turn.c, turn.htlcs)
+    totals = Totals(turn.c, turn.htlcs, turn.env.max_dust)
     taken, release = False, []
     for want in turn.v.wants:
         match want:
             case OfferWant():
                 taken |= _offer(turn, want, totals, number)
-            case FulfilWant(htlc_id=htlc_id):
+            case FulfilWant(htlc_id=htlc_id, preimage=preimage):
                 row = turn.htlcs.get((False, htlc_id))
-                if row is not None and row.remote_to is None and irrevocable(turn, row):
-                    turn.put(replace(row, remote_to=number, preimage=b""))  # the signer fills it in
+                free = row is not None and row.failure is None and row.remote_to is None
+                if row is not None and free and irrevocable(turn, row):
+                    # Empty: the signer fills it in. One that we have is shown to it as evidence.
+                    turn.put(replace(row, remote_to=number, preimage=preimage or b""))
                     release.append(htlc_id)
                     taken = True
             case FailWant(htlc_id=htlc_id, reason=reason, code=code):
@@ -246,6 +273,15 @@ def take_wants(turn: Turn, number: int) -> tuple[bool, tuple[int, ...]]:
     return taken, tuple(release)
 
 
+def repeat_feerate(turn: Turn, number: int) -> None:
+    """An update that changes nothing, for a commitment_signed that must not be empty (BOLT 2, "Committing Updates So
+    Far"). Only the opener has one; without it the commitment_signed is empty all the same, which peers take."""
+    rate = turn.c.fees[-1].feerate_per_kw
+    flows = isinstance(turn.c.phase, Normal) and isinstance(turn.v.flow, Flowing)
+    if flows and turn.c.params.holder_is_opener and Totals(turn.c, turn.htlcs).affords_rate(rate):
+        turn.c.fees = (*turn.c.fees, FeeStep(rate, None, number))
+
+
 def _may_propose(turn: Turn, rate: FeeratePerKw, totals: Totals) -> bool:
     """A feerate that we could not pay, or that comes when the channel ends, is left for another time."""
     return (
@@ -253,6 +289,7 @@ def _may_propose(turn: Turn, rate: FeeratePerKw, totals: Totals) -> bool:
         and isinstance(turn.c.phase, Normal)
         and rate != turn.c.fees[-1].feerate_per_kw
         and totals.affords_rate(rate)
+        and not dust.rate_exceeds(turn.c, turn.htlcs, rate, turn.env.max_dust)
     )
 
 
@@ -282,9 +319,15 @@ def _offer(turn: Turn, want: OfferWant, totals: Totals, number: int) -> bool:
 
 def check_may_offer(turn: Turn) -> None:
     """Raises CommandRefused unless the channel takes new HTLCs."""
+    if isinstance(turn.v.flow, Quiescent):
+        raise CommandRefused("the channel rests for a while", what_to_do="Use another channel.")
     match turn.c.phase:
         case Normal():
-            return
+            if turn.c.funding_height is None and turn.c.params.minimum_depth > 0:
+                raise CommandRefused(
+                    "the block with the funding of this channel left the chain",
+                    what_to_do="Use another channel, or wait until the funding is confirmed again.",
+                )
         case AwaitingLockIn():
             raise CommandRefused(
                 "the channel is not open yet", what_to_do="Wait until its funding is confirmed."
@@ -295,6 +338,17 @@ def check_may_offer(turn: Turn) -> None:
             assert_never(turn.c.phase)
 
 
+def check_forward(turn: Turn, origin: str) -> None:
+    """Raises CommandRefused for a forward into a zeroconf channel whose opener can still spend the coins elsewhere: the
+    HTLC could then end nowhere, and somebody who never trusted this peer would wait for it."""
+    trusting = turn.c.funding_height is None and not turn.c.params.holder_is_opener
+    if trusting and said.parse_forward_origin(origin) is not None:
+        raise CommandRefused(
+            "the funding of this channel is not confirmed, and only our own payments may rest on that",
+            what_to_do="Forward over another channel, or wait until it is confirmed.",
+        )
+
+
 def is_known_origin(turn: Turn, origin: str) -> bool:
     return any(row.origin == origin for row in turn.htlcs.values()) or any(
         isinstance(want, OfferWant) and want.origin == origin for want in turn.v.wants
@@ -303,7 +357,8 @@ def is_known_origin(turn: Turn, origin: str) -> bool:
 
 def refuse_late_offers(turn: Turn) -> None:
     """Offers that still wait when the channel begins to end are answered at once: nothing else would do it."""
-    if isinstance(turn.c.phase, Normal) or not turn.v.wants:
+    rests = isinstance(turn.v.flow, Quiescent)
+    if (isinstance(turn.c.phase, Normal) and not rests) or not turn.v.wants:
         return
     offers = [want for want in turn.v.wants if isinstance(want, OfferWant)]
     if not offers:

@@ -1,11 +1,13 @@
 """A channel as people and tools see it: `ChannelInfo` from the state."""
 
+from node.channel import lockin
 from node.channel.content import feerate
 from node.channel.limits import Totals
-from node.channel.state import Closing, Committed, Htlc, Lost, Online, Reestablishing, State
+from node.channel.state import Closing, Committed, Htlc, Lost, Normal, Online, Reestablishing, State
 from node.channel.turn import cln_state
 from protocol.amounts import Msat
 from protocol.bolt3.commitment import Side
+from protocol.bolt9 import ChannelType
 from protocol.bus.messages.channel import ChannelInfo, HtlcInfo
 
 _ADDING = ("ADD_HTLC", "ADD_COMMIT", "ADD_REVOCATION", "ADD_ACK_COMMIT", "ADD_ACK_REVOCATION")
@@ -42,7 +44,10 @@ def channel_info(state: State, height: int) -> ChannelInfo:
     committed = state.committed
     params, phase, link = committed.params, committed.phase, state.volatile.link
     totals = Totals(committed, state.htlcs)
-    usable = not isinstance(phase, Closing | Lost)
+    usable = not isinstance(phase, Closing | Lost) and not (
+        isinstance(phase, Normal) and lockin.is_unconfirmed(committed)
+    )
+    kind = ChannelType.of(anchors=params.anchors, scid_alias=params.scid_alias, zeroconf=params.zeroconf)
     depth = 0 if committed.funding_height is None else max(0, height - committed.funding_height + 1)
     return ChannelInfo(
         channel_id=params.channel_id,
@@ -56,8 +61,8 @@ def channel_info(state: State, height: int) -> ChannelInfo:
         funding_txid=params.fundings[0].txid,
         funding_outnum=params.fundings[0].index,
         short_channel_id=committed.short_channel_id,
-        alias_local=None,
-        alias_remote=None,
+        alias_local=committed.alias_local,
+        alias_remote=committed.aliases_remote[-1] if committed.aliases_remote else None,
         to_us_msat=committed.settled_local,
         min_to_us_msat=Msat(committed.settled_local - totals.offered),
         max_to_us_msat=Msat(committed.settled_local + totals.received),
@@ -77,7 +82,7 @@ def channel_info(state: State, height: int) -> ChannelInfo:
         funding_confirmations=depth,
         closer=committed.closer,
         close_to=params.holder_script,
-        why=state.volatile.stalled or committed.why,
+        why=state.volatile.stalled or _trust(committed) or committed.why,
         htlcs=tuple(
             HtlcInfo(
                 row.offered,
@@ -89,4 +94,24 @@ def channel_info(state: State, height: int) -> ChannelInfo:
             )
             for row in state.htlcs.values()
         ),
+        announce=params.announce,
+        scid_alias_only=params.scid_alias,
+        zeroconf=params.minimum_depth == 0,
+        channel_type=kind.bits,
+        handle=params.handle,
+        local_funding_pubkey=params.holder_keys.funding_pubkey,
+        remote_funding_pubkey=params.counterparty_keys.funding_pubkey,
+    )
+
+
+def _trust(committed: Committed) -> str:
+    """What a channel that is used before its funding is confirmed rests on."""
+    early = isinstance(committed.phase, Normal) and committed.funding_height is None
+    if not early or committed.params.minimum_depth:
+        return ""
+    if committed.params.holder_is_opener:
+        return "in use before its funding is confirmed: the peer trusts us to see to that"
+    return (
+        "in use before its funding is confirmed, since you trust this peer: if it spends those coins elsewhere,"
+        " all that we received in this channel is lost"
     )

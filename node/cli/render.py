@@ -86,6 +86,8 @@ def _getinfo(result: dict[str, Any]) -> list[RenderableType]:
         table.add_row(Text("address", style="bold"), plain(f"{address['address']}:{address['port']}"))
     for road in result.get("roads", []):
         table.add_row(Text("road", style="bold"), _road(road))
+    for warning in result.get("warning_channels", []):
+        table.add_row(Text("warning", style="bold yellow"), plain(warning))
     table.add_row(Text("version", style="bold"), plain(result["version"]))
     return [Panel(table, title=plain(result["alias"]), title_align="left", expand=False)]
 
@@ -193,6 +195,31 @@ def _listpays(result: dict[str, Any]) -> list[RenderableType]:
     return _empty(result["pays"], "No payments.") or [table]
 
 
+_ABOUT = {
+    "happened": "What happened",
+    "because": "Why",
+    "now": "Now",
+    "next": "What the node will do",
+    "you": "What you can do",
+}
+
+
+def _why(result: dict[str, Any]) -> list[RenderableType]:
+    parts: list[RenderableType] = [plain(result["title"], "bold")]
+    for about, title in _ABOUT.items():
+        lines = [line for line in result["lines"] if line["about"] == about]
+        if not lines:
+            continue
+        table = Table(box=None, show_header=False, pad_edge=False)
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column()
+        for line in lines:
+            block = f"block {line['blockheight']:,}" if "blockheight" in line else ""
+            table.add_row(plain(" ".join(filter(None, (block, _when(line.get("time")))))), plain(line["text"]))
+        parts += [Text(title, style="bold"), table]
+    return parts
+
+
 def _help(result: dict[str, Any]) -> list[RenderableType]:
     table = _table("command", "what it does")
     for method in sorted(result["help"], key=lambda entry: (entry["category"], entry["command"])):
@@ -207,5 +234,6 @@ _VIEWS: dict[str, Callable[[dict[str, Any]], list[RenderableType]]] = {
     "listfunds": _listfunds,
     "listinvoices": _listinvoices,
     "listpays": _listpays,
+    "why": _why,
     "help": _help,
 }

@@ -1,11 +1,12 @@
 """Our transactions that spend outputs: which go together, what is asked of the signer, at which feerate (BOLT 5;
 checklist 50, 52)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from node.onchain.deadlines import last_block
+from node.onchain.budget import PENALTIES, STAGED, climb, top_rate
+from node.onchain.deadlines import TIMEOUT_WITHIN, last_block
 from node.onchain.events import Env
-from node.onchain.state import Claim, Facts, HtlcFact, HtlcKey, Output, Role
+from node.onchain.state import Claim, Facts, HtlcFact, HtlcKey, Kind, Output, Role
 from protocol.amounts import FEERATE_FLOOR, FeeratePerKw, Sat
 from protocol.bolt3.fees import fee_of_weight
 from protocol.bus.messages.signer import (
@@ -18,46 +19,52 @@ from protocol.bus.messages.signer import (
 )
 
 RELAXED = (Role.TO_LOCAL, Role.SECOND_STAGE, Role.TO_REMOTE)
-PENALTIES = (Role.REVOKED_TO_LOCAL, Role.REVOKED_HTLC, Role.REVOKED_SECOND_STAGE)
-STAGED = (Role.OUR_OFFERED, Role.OUR_RECEIVED)
 URGENT_BLOCKS = 6
 SECURITY_DELAY = 18
 """So many blocks before the peer could spend, each revoked output gets a penalty of its own: one of them may be
 pinned, and must not hold up the rest (BOLT 5, "Revoked Transaction Close Handling")."""
+BEFORE_ITS_HTLCS = 6
+"""So many blocks before an HTLC is due the commitment should be in the chain, so that its claim has time as well."""
 STAGE_WEIGHT = 1000
 """More than a second stage of one HTLC weighs with one coin and change."""
 ANCHOR_WEIGHT = 3000
 """Of a commitment with some HTLCs and the child that pays for it."""
 SMALLEST_COINS = Sat(2_000)
 
-Htlcs = Mapping[HtlcKey, HtlcFact]
+Htlcs = dict[HtlcKey, HtlcFact]
 
 
 def blocks_left(outputs: Iterable[Output], htlcs: Htlcs, facts: Facts, env: Env) -> int | None:
     outputs = list(outputs)
     if all(output.role is Role.ANCHOR for output in outputs):
-        # The commitment must be in the chain when its first HTLC needs it.
-        return _until_first_expiry(htlcs, env)
+        return _until_first_htlc(htlcs, env)
     last = [last_block(o, htlcs.get(o.htlc) if o.htlc else None, facts.params) for o in outputs]
     known = [block for block in last if block is not None]
     return min(known) - env.height if known else None
 
 
-def _until_first_expiry(htlcs: Htlcs, env: Env) -> int | None:
-    due = [h.cltv_expiry for h in htlcs.values() if h.present and (h.offered or h.claim)]
-    return min(due) - env.height if due else None
+def _until_first_htlc(htlcs: Htlcs, env: Env) -> int | None:
+    due = [
+        h.cltv_expiry + (TIMEOUT_WITHIN if h.offered else 0)
+        for h in htlcs.values()
+        if h.present and (h.offered or h.claim)
+    ]
+    return min(due) - BEFORE_ITS_HTLCS - env.height if due else None
 
 
 def groups(
     due: Sequence[Output], htlcs: Htlcs, facts: Facts, env: Env
 ) -> list[tuple[tuple[bytes, int], ...]]:
     """Outputs that share a transaction: those that nobody else wants; penalties while there is time; second stages
-    with anchors of one lock time, so that one coin can pay for all. Claims that the peer races for stand alone."""
+    with anchors of one lock time, so that one coin can pay for all. Claims that the peer races for stand alone, and
+    so does what parted from a transaction that was not taken."""
     together: dict[tuple[object, ...], list[tuple[bytes, int]]] = {}
     for output in due:
         htlc = htlcs.get(output.htlc) if output.htlc else None
         key: tuple[object, ...] = output.at
-        if output.role in RELAXED:
+        if output.alone:
+            pass
+        elif output.role in RELAXED:
             key = ("relaxed",)
         elif output.role in PENALTIES:
             left = blocks_left((output,), htlcs, facts, env)
@@ -68,34 +75,32 @@ def groups(
     return [tuple(members) for members in together.values()]
 
 
-def wanted_rate(outputs: Sequence[Output], htlcs: Htlcs, facts: Facts, env: Env) -> FeeratePerKw:
-    """By what is at stake and how soon: the nearer the deadline, the less we wait for a cheap block."""
+def wanted_rate(
+    outputs: Sequence[Output], htlcs: Htlcs, facts: Facts, env: Env, coins: int = 1
+) -> FeeratePerKw:
+    """By what is at stake and how soon: the market's, then a climb to the ceiling of these outputs."""
     left = blocks_left(outputs, htlcs, facts, env)
+    top = top_rate(outputs, htlcs, facts, coins)
     if left is None:
-        rate = env.slow
-    elif left <= URGENT_BLOCKS:
-        rate = env.fast
+        rate = env.slow if top is None else min(env.slow, top)
     else:
-        rate = env.normal
+        rate = climb(env.fast if left <= URGENT_BLOCKS else env.normal, top, left)
     return FeeratePerKw(max(FEERATE_FLOOR, rate))
 
 
 def next_rate(claim: Claim, outputs: Sequence[Output], htlcs: Htlcs, facts: Facts, env: Env) -> FeeratePerKw:
-    """The feerate for a claim now. A replacement must pay noticeably more (BIP 125, rules 3 and 4); near the deadline
-    each block raises it by a quarter. Never above what the signer allows."""
-    rate = wanted_rate(outputs, htlcs, facts, env)
+    """The feerate for a claim now. A replacement must pay noticeably more (BIP 125, rules 3 and 4); near the deadline,
+    and while something else is in the way, each block raises it by a quarter at least. Never above the ceiling of
+    its outputs, nor what the signer allows."""
+    coins = len(claim.coins) or 1
+    rate = wanted_rate(outputs, htlcs, facts, env, coins)
     left = blocks_left(outputs, htlcs, facts, env)
     old = claim.tx_feerate
-    if claim.tx is not None:
-        if left is not None and left <= URGENT_BLOCKS:
-            rate = FeeratePerKw(max(rate, _raised(old)))
-        if rate < _raised(old):
-            return old
-    if claim.limit is not None:
-        rate = FeeratePerKw(min(rate, claim.limit))
-        if claim.tx is not None and rate < _raised(old):
-            return old
-    return rate
+    if claim.tx is not None and (claim.refused or (left is not None and left <= URGENT_BLOCKS)):
+        rate = max(rate, _raised(old))
+    for bound in (top_rate(outputs, htlcs, facts, coins), claim.limit):
+        rate = rate if bound is None else min(rate, bound)
+    return old if claim.tx is not None and rate < _raised(old) else FeeratePerKw(rate)
 
 
 def _raised(old: FeeratePerKw) -> FeeratePerKw:
@@ -118,7 +123,8 @@ def request(
 ) -> SignSweep | SignSecondStage | SignAnchor:
     if outputs[0].role is Role.ANCHOR:
         change = claim.change or (1, 0)
-        return SignAnchor(facts.handle, facts.number, claim.coins, change, claim.feerate_per_kw)
+        theirs = facts.kind is not Kind.OURS
+        return SignAnchor(facts.handle, facts.number, claim.coins, change, claim.feerate_per_kw, theirs)
     if outputs[0].role in STAGED:
         staged = []
         for output in outputs:

@@ -1,15 +1,13 @@
-"""Coins of the wallet for the fee of an HTLC transaction with anchors (BOLT 5, "Generation of HTLC Transactions").
+"""Coins for the fee of an HTLC transaction with anchors, or of our child of a commitment (BOLT 5, "Generation of HTLC
+Transactions"; DESIGN, "The fee reserve").
 
-Until the signer has a fee reserve of its own, the wallet lends its confirmed hot coins: a plan reserves them under a
-purpose of ours, and is never sent; what is left of them comes back to an address of the wallet.
+The wallet lends them: those of the fee reserve first, then its confirmed hot ones. They stay set aside under a purpose
+of ours until the transaction that spends them is in a block, or we give them back.
 """
 
 from node.onchain.events import CoinsFound
 from node.onchain.state import Facts
-from protocol.amounts import FEERATE_FLOOR, Sat
-from protocol.bitcoin.address import script_pubkey_of
-from protocol.bitcoin.network import Network
-from protocol.bitcoin.transaction import OutPoint, Transaction
+from protocol.amounts import Sat
 from protocol.bus.bus import Bus, OutcomeUnknown
 from protocol.bus.messages import wallet
 from protocol.bus.messages.signer import WalletCoin
@@ -20,25 +18,15 @@ def purpose_of(facts: Facts, claim: int) -> str:
     return f"fees of channel {facts.channel_id.hex()} claim {claim}"
 
 
-async def find_coins(bus: Bus, network: Network, claim: int, purpose: str, value: Sat) -> CoinsFound:
+async def find_coins(bus: Bus, claim: int, purpose: str, value: Sat) -> CoinsFound:
     """Coins of at least `value`, or why there are none."""
     try:
-        # A plan from before a crash names an address that we no longer know.
+        # Those from before a crash may be for another feerate.
         await bus.request("wallet", wallet.ReleasePlan(purpose))
-        made: wallet.AddressMade = await bus.request("wallet", wallet.NewAddress())
-        script = script_pubkey_of(made.address, network)
-        plan = wallet.PlanSpend(purpose, script, value, FEERATE_FLOOR, hot_only=True)
-        planned: wallet.SpendPlanned = await bus.request("wallet", plan)
-        known: wallet.Coins = await bus.request("wallet", wallet.ListCoins())
+        lent: wallet.CoinsLent = await bus.request("wallet", wallet.LendCoins(purpose, value))
     except (CommandRefused, OutcomeUnknown) as error:
         return CoinsFound(claim, (), None, str(error))
-    coins = {OutPoint(coin.txid, coin.vout): coin for coin in known.coins}
-    chosen = [coins.get(spend.outpoint) for spend in Transaction.parse(planned.tx).inputs]
-    if any(coin is None for coin in chosen):
-        return CoinsFound(claim, (), None, "a coin of the wallet was spent meanwhile")
     found = tuple(
-        WalletCoin(coin.txid, coin.vout, coin.value, coin.branch, coin.position)
-        for coin in chosen
-        if coin is not None
+        WalletCoin(coin.txid, coin.vout, coin.value, coin.branch, coin.position) for coin in lent.coins
     )
-    return CoinsFound(claim, found, (made.branch, made.index))
+    return CoinsFound(claim, found, lent.change)

@@ -62,6 +62,13 @@ class NotSigned(Struct, frozen=True):
     why: str
 
 
+class NotTaken(Struct, frozen=True):
+    """The mempool refused a transaction of ours, in the backend's words."""
+
+    txid: bytes
+    reason: str
+
+
 class CoinsFound(Struct, frozen=True):
     """Coins of the wallet are reserved for the fee of a claim. Without coins: why there are none."""
 
@@ -85,6 +92,7 @@ Event = (
     | ClaimWanted
     | Signed
     | NotSigned
+    | NotTaken
     | CoinsFound
     | Resume
 )
@@ -97,11 +105,19 @@ class FindPoint(Struct, frozen=True):
 
 
 class Watch(Struct, frozen=True):
-    """Tell of spends of this output."""
+    """Tell of spends of this output, in the mempool too, and in blocks from `since` on."""
 
     txid: bytes
     index: int
     script: bytes
+    since: int = 0
+
+
+class Unwatch(Struct, frozen=True):
+    """Nothing that happens to this output matters any more."""
+
+    txid: bytes
+    index: int
 
 
 class Sign(Struct, frozen=True):
@@ -125,10 +141,11 @@ class ReleaseCoins(Struct, frozen=True):
 
 
 class Publish(Struct, frozen=True):
-    """Broadcast; it is saved already."""
+    """Broadcast; it is saved already. `parents`: unconfirmed ones that its fee is meant for, too."""
 
     tx: bytes
     label: str
+    parents: tuple[bytes, ...] = ()
 
 
 class Forget(Struct, frozen=True):
@@ -150,10 +167,12 @@ class Warn(Struct, frozen=True):
 
 
 class Done(Struct, frozen=True):
-    """Everything is resolved and deep."""
+    """Everything is resolved and `FINAL_DEPTH` deep. Harmless to repeat."""
 
 
-Effect = FindPoint | Watch | Sign | NeedCoins | ReleaseCoins | Publish | Forget | Settle | Warn | Done
+Effect = (
+    FindPoint | Watch | Unwatch | Sign | NeedCoins | ReleaseCoins | Publish | Forget | Settle | Warn | Done
+)
 
 
 class Env(Struct, frozen=True):

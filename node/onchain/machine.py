@@ -9,7 +9,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from node.onchain import planning
+from node.onchain import answers, planning, spends
 from node.onchain.events import (
     ClaimWanted,
     CoinsFound,
@@ -20,9 +20,9 @@ from node.onchain.events import (
     FindPoint,
     NewBlock,
     NotSigned,
+    NotTaken,
     OutputSpent,
     PeerPointKnown,
-    Publish,
     ReleaseCoins,
     Resume,
     Settle,
@@ -32,35 +32,28 @@ from node.onchain.events import (
     Unconfirmed,
     Warn,
 )
-from node.onchain.recognise import outputs_of, preimage_in, second_stage_of
 from node.onchain.settle import is_understood
-from node.onchain.state import (
-    Claim,
-    Facts,
-    HtlcFact,
-    Kind,
-    Role,
-    Spent,
-    State,
-)
+from node.onchain.state import Facts, HtlcFact, Kind, Role, State
 from node.onchain.turn import Turn
-from protocol.amounts import FEERATE_FLOOR, BlockHeight, FeeratePerKw
-from protocol.bitcoin.transaction import Transaction, txid_hex
-
-TOO_DEAR = ("close-fee", "sweep-too-small")
-"""The signer's words for a fee that is out of proportion."""
+from protocol.amounts import BlockHeight
+from protocol.bitcoin.transaction import txid_hex
 
 
 def begin(facts: Facts, env: Env, before: State | None = None) -> Step:
-    """A spend of the funding was seen, or our commitment published. What it means begins with `Confirmed`.
+    """A spend of the funding was seen, in the mempool too, or our commitment published. A block makes it `Confirmed`.
 
-    `before`: what was planned for another spend, which lost. What was told of HTLCs stays told.
+    `before`: what was planned for another spend, which lost. What was told of HTLCs stays told, and a preimage that
+    came with the other one still counts.
     """
     turn = Turn(State(facts, None), env)
     turn.save = True
     if before is not None:
         turn.state = before
         planning.drop_claims(turn, tuple(at for claim in before.claims for at in claim.outputs))
+        for output in before.outputs:
+            if output.txid != facts.txid:
+                turn.unwatch(output)
+        facts = _with_known(facts, before.facts)
         turn.state = State(facts, None, told=before.told, next_claim=before.next_claim)
     if facts.kind is Kind.UNKNOWN:
         turn.do(
@@ -76,7 +69,22 @@ def begin(facts: Facts, env: Env, before: State | None = None) -> Step:
                 " comes back; HTLCs in it cannot be claimed."
             )
         )
+    if is_understood(turn.state):
+        planning.find_outputs(turn, None)
     return turn.step()
+
+
+def _with_known(facts: Facts, before: Facts) -> Facts:
+    """What was learned since: preimages from the mempool, and what payments want."""
+    old = {htlc.key: htlc for htlc in before.htlcs}
+
+    def known(htlc: HtlcFact) -> HtlcFact:
+        was = old.get(htlc.key)
+        if was is None:
+            return htlc
+        return replace(htlc, preimage=htlc.preimage or was.preimage, claim=htlc.claim or was.claim)
+
+    return replace(facts, htlcs=tuple(known(htlc) for htlc in facts.htlcs))
 
 
 def step(state: State, event: Event, env: Env) -> Step:
@@ -91,19 +99,21 @@ def step(state: State, event: Event, env: Env) -> Step:
         case PeerPointKnown(point=point):
             _point_known(turn, point)
         case OutputSpent():
-            _output_spent(turn, event)
+            spends.output_spent(turn, event)
         case SpendLost(txid=txid, index=index):
-            _spend_lost(turn, (txid, index))
+            spends.spend_lost(turn, (txid, index))
         case NewBlock():
             planning.new_block(turn)
         case ClaimWanted(htlc_id=htlc_id, preimage=preimage):
             _claim_wanted(turn, htlc_id, preimage)
         case Signed():
-            _signed(turn, event)
+            answers.signed(turn, event)
         case NotSigned():
-            _not_signed(turn, event)
+            answers.not_signed(turn, event)
+        case NotTaken():
+            answers.not_taken(turn, event)
         case CoinsFound():
-            _coins_found(turn, event)
+            answers.coins_found(turn, event)
         case Resume():
             _resume(turn)
         case _:
@@ -111,26 +121,30 @@ def step(state: State, event: Event, env: Env) -> Step:
     return turn.step()
 
 
-# The spend of the funding.
-
-
 def _confirmed(turn: Turn, height: BlockHeight) -> None:
     if turn.state.height == height:
         return
-    outputs = tuple(replace(o, height=height) if o.txid == turn.facts.txid else o for o in turn.state.outputs)
-    turn.become(replace(turn.state, height=height, outputs=outputs))
+    # The anchor has done its work, or was never needed.
+    anchors = tuple(o.at for o in turn.state.outputs if o.role is Role.ANCHOR)
+    planning.drop_claims(turn, anchors)
+    outputs = tuple(
+        replace(o, height=height) if o.txid == turn.facts.txid else o
+        for o in turn.state.outputs
+        if o.role is not Role.ANCHOR
+    )
+    if not turn.state.seen:
+        # From here on the channel counts as closed, and takes what the mempool told before.
+        for outcome in turn.state.told:
+            turn.do(Settle(outcome))
+    turn.become(replace(turn.state, height=height, outputs=outputs, seen=True))
     if not is_understood(turn.state):
         turn.do(FindPoint(turn.facts.number))
-    elif all(output.role is Role.ANCHOR for output in outputs):
-        _find_outputs(turn, height)
-
-
-def _find_outputs(turn: Turn, height: BlockHeight) -> None:
-    """The anchor has done its work, or was never needed."""
-    planning.drop_claims(turn, tuple(o.at for o in turn.state.outputs))
-    turn.become(replace(turn.state, outputs=outputs_of(turn.facts, height)))
-    for output in turn.state.outputs:
-        turn.watch(output)
+    elif not outputs:
+        planning.find_outputs(turn, height)
+    else:
+        # Again, since they may have been spent in blocks that came while we were off.
+        for output in outputs:
+            turn.watch(output)
 
 
 def _unconfirmed(turn: Turn) -> None:
@@ -143,67 +157,9 @@ def _point_known(turn: Turn, point: bytes) -> None:
     if is_understood(turn.state):
         return
     turn.become(replace(turn.state, facts=replace(turn.facts, point=point)))
+    planning.find_outputs(turn, turn.state.height)
     if turn.state.height is not None:
-        _find_outputs(turn, turn.state.height)
         planning.plan(turn)
-
-
-# Spends of our outputs.
-
-
-def _output_spent(turn: Turn, event: OutputSpent) -> None:
-    output = next((o for o in turn.state.outputs if o.at == (event.txid, event.index)), None)
-    if output is None:
-        return
-    tx = Transaction.parse(event.tx)
-    htlc = turn.htlcs.get(output.htlc) if output.htlc else None
-    preimage = None
-    if htlc is not None and output.role not in (Role.SECOND_STAGE, Role.REVOKED_SECOND_STAGE):
-        preimage = preimage_in(tx, output.txid, output.index, htlc.payment_hash)
-    if preimage is not None and htlc is not None and htlc.offered:
-        # BOLT 5: the preimage redeems the incoming HTLC, whatever becomes of this transaction.
-        _keep_preimage(turn, htlc, preimage)
-    if event.height is None:
-        planning.settle(turn)
-        return
-    spent = Spent(tx.txid, event.height, preimage)
-    if output.spent != spent:
-        if output.spent is not None:
-            _drop_children(turn, output.spent.txid)
-        turn.put_output(replace(output, spent=spent))
-        planning.drop_claims(turn, (output.at,))
-        child = second_stage_of(turn.facts, output, tx, event.height)
-        if child is not None and all(o.at != child.at for o in turn.state.outputs):
-            turn.become(replace(turn.state, outputs=(*turn.state.outputs, child)))
-            turn.watch(child)
-    planning.settle(turn)
-
-
-def _keep_preimage(turn: Turn, htlc: HtlcFact, preimage: bytes) -> None:
-    known = tuple(
-        replace(h, preimage=preimage) if h.offered and h.payment_hash == htlc.payment_hash else h
-        for h in turn.facts.htlcs
-    )
-    turn.become(replace(turn.state, facts=replace(turn.facts, htlcs=known)))
-
-
-def _spend_lost(turn: Turn, at: tuple[bytes, int]) -> None:
-    output = next((o for o in turn.state.outputs if o.at == at), None)
-    if output is None or output.spent is None:
-        return
-    _drop_children(turn, output.spent.txid)
-    turn.put_output(replace(output, spent=None))
-
-
-def _drop_children(turn: Turn, txid: bytes) -> None:
-    gone = tuple(o.at for o in turn.state.outputs if o.txid == txid and o.txid != turn.facts.txid)
-    if gone:
-        planning.drop_claims(turn, gone)
-        kept = tuple(o for o in turn.state.outputs if o.at not in gone)
-        turn.become(replace(turn.state, outputs=kept))
-
-
-# Answers.
 
 
 def _claim_wanted(turn: Turn, htlc_id: int, preimage: bytes | None) -> None:
@@ -217,69 +173,12 @@ def _claim_wanted(turn: Turn, htlc_id: int, preimage: bytes | None) -> None:
         planning.plan(turn)
 
 
-def _signed(turn: Turn, event: Signed) -> None:
-    claim = turn.claim(event.claim)
-    if claim is None:
-        return  # it ended meanwhile; the transaction pays us all the same, if it can be mined
-    if claim.tx != event.tx:
-        planning.forget(turn, claim)
-    turn.put_claim(replace(claim, tx=event.tx, tx_feerate=event.feerate_per_kw, waits=""))
-    turn.do(Publish(event.tx, planning.label(turn)))
-
-
-def _not_signed(turn: Turn, event: NotSigned) -> None:
-    claim = turn.claim(event.claim)
-    if claim is None:
-        return
-    if event.tag in TOO_DEAR:
-        _too_dear(turn, claim, event.why)
-        return
-    if event.tag == "fee-coins" and claim.coins:
-        turn.do(ReleaseCoins(claim.id))
-        claim = replace(claim, coins=(), change=None)
-    if event.why != claim.waits and event.tag:
-        turn.do(Warn(f"a transaction of a closed channel waits: {event.why}"))
-    turn.put_claim(replace(claim, waits=event.why))
-
-
-def _too_dear(turn: Turn, claim: Claim, why: str) -> None:
-    """Tries a lower feerate. At the lowest that is relayed the output is not worth its fee and is left."""
-    rate = FeeratePerKw(claim.feerate_per_kw * 3 // 4)
-    if claim.feerate_per_kw > FEERATE_FLOOR:
-        lower = FeeratePerKw(max(FEERATE_FLOOR, rate))
-        claim = replace(claim, feerate_per_kw=lower, limit=lower)
-        turn.put_claim(claim)
-        if claim.tx is None:
-            planning.ask(turn, claim)
-        return
-    if claim.tx is not None:
-        return
-    for output in turn.outputs(claim):
-        turn.put_output(replace(output, given_up=f"not worth its fee: {why}"))
-        turn.do(Warn(f"an output of {output.value} sat is left: {why}"))
-    planning.drop_claims(turn, claim.outputs)
-
-
-def _coins_found(turn: Turn, event: CoinsFound) -> None:
-    claim = turn.claim(event.claim)
-    if claim is None:
-        turn.do(ReleaseCoins(event.claim))
-        return
-    if not event.coins:
-        if event.why != claim.waits:
-            turn.do(Warn(f"no coin can pay the fee of an HTLC transaction: {event.why}"))
-        turn.put_claim(replace(claim, waits=event.why))
-        return
-    claim = replace(claim, coins=event.coins, change=event.change, waits="")
-    turn.put_claim(claim)
-    planning.ask(turn, claim)
-
-
 def _resume(turn: Turn) -> None:
     for outcome in turn.state.told:
         turn.do(Settle(outcome))
-    if turn.state.final:
+    if turn.state.resolved or turn.state.final:
         turn.do(Done())
+    if turn.state.final:
         return
     if not is_understood(turn.state):
         if turn.state.height is not None:
@@ -292,7 +191,6 @@ def _resume(turn: Turn) -> None:
         if ended not in live:
             turn.do(ReleaseCoins(ended))
     for claim in turn.state.claims:
-        if claim.tx is not None:
-            turn.do(Publish(claim.tx, planning.label(turn)))
-        else:
+        planning.publish(turn, claim)
+        if claim.feerate_per_kw > claim.tx_feerate:
             planning.ask(turn, claim)

@@ -49,8 +49,8 @@ def classify(
 
 
 def own_anchor(facts: Facts) -> Output | None:
-    """On our own commitment, while it is not confirmed: the way to raise its fee."""
-    if facts.kind is not Kind.OURS or not facts.params.anchors:
+    """Ours on a commitment that may be valid, our own or the peer's: the way to raise its fee."""
+    if facts.kind not in (Kind.OURS, Kind.THEIRS, Kind.THEIRS_NEXT) or not facts.params.anchors:
         return None
     script = p2wsh(anchor(facts.params.holder.keys.funding_pubkey))
     for index, output in enumerate(Transaction.parse(facts.tx).outputs):
@@ -76,7 +76,7 @@ def commitment_scripts_of(facts: Facts) -> CommitmentScripts | None:
     return scripts_of(facts.params, owner_of(facts.kind), facts.point)
 
 
-def outputs_of(facts: Facts, height: BlockHeight) -> tuple[Output, ...]:
+def outputs_of(facts: Facts, height: BlockHeight | None) -> tuple[Output, ...]:
     """The outputs of the commitment that are ours to spend, now or some day."""
     tx = Transaction.parse(facts.tx)
     found: list[Output] = []
@@ -106,15 +106,15 @@ def outputs_of(facts: Facts, height: BlockHeight) -> tuple[Output, ...]:
     # Equal amounts and scripts stand in the order of their expiry (BOLT 3, "Transaction Output Ordering").
     for htlc in sorted(facts.htlcs, key=lambda htlc: (htlc.cltv_expiry, htlc.id)):
         if htlc.present:
-            take(htlc_script(facts, known, htlc), _HTLC_ROLES[facts.kind, htlc.offered], htlc)
+            take(p2wsh(htlc_script_of(facts, known, htlc)), _HTLC_ROLES[facts.kind, htlc.offered], htlc)
     return tuple(found)
 
 
-def htlc_script(facts: Facts, known: CommitmentScripts, htlc: HtlcFact) -> bytes:
-    """`offered` in the script is by the owner of the commitment."""
+def htlc_script_of(facts: Facts, known: CommitmentScripts, htlc: HtlcFact) -> bytes:
+    """The witness script. `offered` in it is by the owner of the commitment."""
     if htlc.offered is (owner_of(facts.kind) is Side.HOLDER):
-        return p2wsh(known.htlc.offered(htlc.payment_hash))
-    return p2wsh(known.htlc.received(htlc.payment_hash, htlc.cltv_expiry))
+        return known.htlc.offered(htlc.payment_hash)
+    return known.htlc.received(htlc.payment_hash, htlc.cltv_expiry)
 
 
 def preimage_in(tx: Transaction, txid: bytes, index: int, payment_hash: bytes) -> bytes | None:

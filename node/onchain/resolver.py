@@ -26,6 +26,7 @@ from node.onchain.events import (
     NeedCoins,
     NewBlock,
     NotSigned,
+    NotTaken,
     OutputSpent,
     PeerPointKnown,
     Publish,
@@ -37,10 +38,11 @@ from node.onchain.events import (
     SpendLost,
     Step,
     Unconfirmed,
+    Unwatch,
     Warn,
     Watch,
 )
-from node.onchain.state import Facts, Outcome, State
+from node.onchain.state import Facts, Kind, Outcome, State
 from node.signer_link.client import SignerAway, SignerClient
 from node.storage.writer import Writer
 from protocol.amounts import FEERATE_FLOOR, BlockHeight, FeeratePerKw
@@ -69,10 +71,11 @@ class Outside(Protocol):
 
 
 class _FundingSpent(Struct, frozen=True):
-    """`height` None: our own commitment, on its way."""
+    """`height` None: it is on its way, ours or `seen` in the mempool."""
 
     tx: bytes
     height: BlockHeight | None
+    seen: bool = False
 
 
 class Resolver:
@@ -94,10 +97,10 @@ class Resolver:
     # What the service tells.
 
     def start(self, row_ids: frozenset[int], height: BlockHeight) -> None:
-        """Goes on with the channels that are not closed yet."""
+        """Goes on with the channels that are not closed yet, and with what may still be reorganised of the others."""
         self._env = replace(self._env, height=height)
         for row_id, state in store.load(self._writer):
-            if row_id in row_ids:
+            if row_id in row_ids or not state.final:
                 self._states[row_id] = state
                 self._index(row_id, state)
                 self.put(row_id, Resume())
@@ -112,6 +115,11 @@ class Resolver:
     def published(self, row_id: int, tx: bytes) -> None:
         """Our commitment was published: from here on its fee is our matter."""
         self._queue.put_nowait((row_id, _FundingSpent(tx, None)))
+
+    def funding_seen(self, row_id: int, tx: bytes) -> None:
+        """A spend of the funding is in the mempool. A commitment of the peer's may need our help to confirm, and
+        preimages may follow it there."""
+        self._queue.put_nowait((row_id, _FundingSpent(tx, None, seen=True)))
 
     def funding_unspent(self, row_id: int) -> None:
         if row_id in self._states:
@@ -141,7 +149,11 @@ class Resolver:
         self._tick()
 
     def state(self, row_id: int) -> State | None:
-        return self._states.get(row_id)
+        return self._states.get(row_id) or store.load_one(self._writer, row_id)
+
+    def states(self) -> list[State]:
+        """Of every channel that was ever closed."""
+        return [state for _, state in store.load(self._writer)]
 
     def put(self, row_id: int, event: Event) -> None:
         self._queue.put_nowait((row_id, event))
@@ -176,16 +188,29 @@ class Resolver:
     async def _step(self, row_id: int, event: Event | _FundingSpent) -> None:
         state = self._states.get(row_id)
         if isinstance(event, _FundingSpent):
-            if event.height is None and state is not None:
+            if event.height is None and state is not None and (state.height is not None or not event.seen):
+                return  # a block has decided, or the mempool has shown which one it holds
+            known = state is not None and state.facts.txid == Transaction.parse(event.tx).txid
+            if known and event.height is None:
                 return
-            if state is None or state.facts.txid != Transaction.parse(event.tx).txid:
-                await self._take(
-                    row_id, machine.begin(self._outside.facts(row_id, event.tx), self._env, state)
-                )
+            if not known or self._is_stale(row_id, state, event.tx):
+                facts = self._outside.facts(row_id, event.tx)
+                await self._take(row_id, machine.begin(facts, self._env, state))
+                # Feerates are not followed while there is nothing to pay for.
+                self._outside.run(self._block(self._env.height))
             state = self._states[row_id]
             event = NewBlock() if event.height is None else Confirmed(event.height)
         if state is not None:
             await self._take(row_id, machine.step(state, event, self._env))
+
+    def _is_stale(self, row_id: int, state: State | None, tx: bytes) -> bool:
+        """Between a sight of the peer's commitment in the mempool and its block the channel may have gone on."""
+        if state is None or state.height is not None or state.facts.kind is Kind.OURS or state.resolved:
+            return False
+        fresh = self._outside.facts(row_id, tx)
+        keys = {htlc.key for htlc in state.facts.htlcs}
+        moved = any(htlc.key not in keys for htlc in fresh.htlcs)
+        return moved or (fresh.kind, fresh.number) != (state.facts.kind, state.facts.number)
 
     async def _take(self, row_id: int, step: Step) -> None:
         if step.save:
@@ -203,6 +228,9 @@ class Resolver:
         match effect:
             case Watch():
                 self._outside.run(self._watch(facts, effect))
+            case Unwatch(txid=txid, index=index):
+                self._outputs.pop((txid, index), None)
+                self._bus.send("chain", chain.UnwatchOutput(txid, index))
             case FindPoint(number=number):
                 self._once(row_id, "point", 0, self._find_point(row_id, facts, number))
             case Sign(claim=claim):
@@ -211,8 +239,8 @@ class Resolver:
                 self._once(row_id, "coins", claim, self._find_coins(row_id, facts, effect))
             case ReleaseCoins(claim=claim):
                 self._bus.send("wallet", wallet.ReleasePlan(purpose_of(facts, claim)))
-            case Publish(tx=tx, label=label):
-                self._outside.run(self._publish(tx, label))
+            case Publish():
+                self._outside.run(self._publish(row_id, effect))
             case Forget(txid=txid):
                 self._bus.send("chain", chain.Forget(txid))
             case Settle(outcome=outcome):
@@ -244,8 +272,7 @@ class Resolver:
     # Questions.
 
     async def _watch(self, facts: Facts, effect: Watch) -> None:
-        since = max(0, self._env.height - chain.FINAL_DEPTH)
-        request = chain.WatchOutput(effect.txid, effect.index, effect.script, since)
+        request = chain.WatchOutput(effect.txid, effect.index, effect.script, effect.since, mempool=True)
         try:
             await self._bus.request("chain", request, deadline=_PATIENCE)
         except (CommandRefused, OutcomeUnknown) as error:
@@ -293,14 +320,16 @@ class Resolver:
 
     async def _find_coins(self, row_id: int, facts: Facts, effect: NeedCoins) -> None:
         purpose = purpose_of(facts, effect.claim)
-        self.put(row_id, await find_coins(self._bus, self._network, effect.claim, purpose, effect.value))
+        self.put(row_id, await find_coins(self._bus, effect.claim, purpose, effect.value))
 
-    async def _publish(self, tx: bytes, label: str) -> None:
+    async def _publish(self, row_id: int, effect: Publish) -> None:
         """Without `keep`: an old form that was replaced is not sent for ever; we say the newest at each block."""
+        request = chain.Broadcast(effect.tx, effect.label, keep=False, parents=effect.parents)
         try:
-            result = await self._bus.request("chain", chain.Broadcast(tx, label, keep=False), deadline=120)
+            result = await self._bus.request("chain", request, deadline=120)
         except (CommandRefused, OutcomeUnknown) as error:
-            log.warning("not_sent", label=label, error=str(error))
+            log.warning("not_sent", label=effect.label, error=str(error))
             return
         if not result.accepted:
-            log.warning("broadcast_refused", label=label, reason=result.reason)
+            log.warning("broadcast_refused", label=effect.label, reason=result.reason)
+            self.put(row_id, NotTaken(result.txid, result.reason))

@@ -12,8 +12,8 @@ HTLC_ROLES = (
 )
 
 
-def is_deep(at: BlockHeight | None, height: BlockHeight) -> bool:
-    return at is not None and height - at + 1 >= FINAL_DEPTH
+def is_deep(at: BlockHeight | None, height: BlockHeight, depth: int = FINAL_DEPTH) -> bool:
+    return at is not None and height - at + 1 >= depth
 
 
 def is_understood(state: State) -> bool:
@@ -72,15 +72,15 @@ def _is_left(output: Output, htlc: HtlcFact | None, height: BlockHeight) -> bool
     )
 
 
-def is_final(state: State, height: BlockHeight) -> bool:
-    """Every output is spent and deep, or left for a reason; and everybody who waited was told."""
-    if not is_deep(state.height, height) or not is_understood(state):
+def is_resolved(state: State, height: BlockHeight, depth: int) -> bool:
+    """Every output is spent and so deep, or left for a reason; and everybody who waited was told."""
+    if not is_deep(state.height, height, depth) or not is_understood(state):
         return False
     htlcs = {htlc.key: htlc for htlc in state.facts.htlcs}
     for output in state.outputs:
         if output.role is Role.ANCHOR:
             continue
-        deep = output.spent is not None and is_deep(output.spent.height, height)
+        deep = output.spent is not None and is_deep(output.spent.height, height, depth)
         htlc = htlcs.get(output.htlc) if output.htlc else None
         if not deep and not output.given_up and not _is_left(output, htlc, height):
             return False

@@ -16,8 +16,11 @@ from protocol.bus.messages.signer import Operation, WalletCoin
 HtlcKey = tuple[bool, int]
 """Offered by us, and the id."""
 FINAL_DEPTH = 6
-"""A spend this deep is final: longer than any reorganisation that honest miners made (BOLT 5 asks for 100 in words,
-all implementations act on 3 to 8)."""
+"""A spend this deep is acted on: a failed HTLC is failed upstream, and the channel counts as closed. Honest miners
+made no longer reorganisation; to wait for more would let the incoming HTLC expire first."""
+FORGET_DEPTH = 100
+"""A spend this deep is irrevocably resolved in the words of BOLT 5. Until then every output stays watched, and what a
+deeper reorganisation takes away is spent once more; after it the node forgets."""
 
 
 class Kind(StrEnum):
@@ -101,9 +104,11 @@ class Spent(Struct, frozen=True, array_like=True):
 
 
 class Output(Struct, frozen=True, array_like=True):
-    """`height`: the block of the transaction that made it; None while a reorganisation has taken it away.
+    """`height`: the block of the transaction that made it; None while it waits for one, or a reorganisation has taken
+    it away.
 
-    `given_up`: it is not worth its fee, and why.
+    `given_up`: it is not worth its fee, and why. `ceiling`: the most that we pay in fees for it, fixed when it was
+    found. `alone`: a transaction that spent it with others was not taken, so it gets one of its own.
     """
 
     txid: bytes
@@ -115,6 +120,8 @@ class Output(Struct, frozen=True, array_like=True):
     height: BlockHeight | None
     spent: Spent | None = None
     given_up: str = ""
+    ceiling: Sat = Sat(0)
+    alone: bool = False
 
     @property
     def at(self) -> tuple[bytes, int]:
@@ -124,7 +131,8 @@ class Output(Struct, frozen=True, array_like=True):
 class Claim(Struct, frozen=True):
     """One transaction of ours that spends `outputs`, in its newest form. `tx` None: not signed yet.
 
-    `limit`: a feerate that the signer would not go beyond. `waits`: why there is no transaction yet.
+    `limit`: a feerate that the signer would not go beyond. `waits`: why there is no transaction yet. `refused`: why
+    the mempool did not take `tx`.
     """
 
     id: int
@@ -136,6 +144,7 @@ class Claim(Struct, frozen=True):
     coins: tuple[WalletCoin, ...] = ()
     change: tuple[int, int] | None = None
     waits: str = ""
+    refused: str = ""
 
 
 class Outcome(Struct, frozen=True, array_like=True):
@@ -152,7 +161,10 @@ class Outcome(Struct, frozen=True, array_like=True):
 
 
 class State(Struct, frozen=True):
-    """`height`: the block of the spend of the funding. `told`: outcomes that were said; said again after a restart."""
+    """`height`: the block of the spend of the funding; None while it is in no block. `told`: outcomes that were said;
+    said again after a restart. `seen`: it was in a block once. `resolved`: everything is `FINAL_DEPTH` deep; `final`:
+    `FORGET_DEPTH`.
+    """
 
     facts: Facts
     height: BlockHeight | None
@@ -161,3 +173,5 @@ class State(Struct, frozen=True):
     told: tuple[Outcome, ...] = ()
     next_claim: int = 1
     final: bool = False
+    resolved: bool = False
+    seen: bool = False

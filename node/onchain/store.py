@@ -27,6 +27,11 @@ def put(row_id: int, state: State) -> Unit:
     return [(_PUT, [(row_id, _encode(state), state.final, int(time.time()))])]
 
 
+def load_one(reader: Reader, row_id: int) -> State | None:
+    rows = reader.read("SELECT state FROM onchain WHERE channel = ?", (row_id,))
+    return _decode(rows[0][0]) if rows else None
+
+
 def load(reader: Reader) -> list[tuple[int, State]]:
     """All of them: one that is final may still owe its channel the last word."""
     rows = reader.read("SELECT channel, state FROM onchain ORDER BY channel")

@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from node.onchain.events import Effect, Env, Step, Watch
+from node.onchain.events import Effect, Env, Step, Unwatch, Watch
 from node.onchain.state import Claim, Facts, HtlcFact, HtlcKey, Output, State
 
 
@@ -47,7 +47,11 @@ class Turn:
         return [o for o in self.state.outputs if o.at in members]
 
     def watch(self, output: Output) -> None:
-        self.do(Watch(output.txid, output.index, output.script))
+        since = self.env.height if output.height is None else output.height
+        self.do(Watch(output.txid, output.index, output.script, since))
+
+    def unwatch(self, output: Output) -> None:
+        self.do(Unwatch(output.txid, output.index))
 
     def step(self) -> Step:
         return Step(self.state, tuple(self.effects), self.save)

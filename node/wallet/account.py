@@ -1,6 +1,6 @@
 """The scripts of the watch-only account, and how far ahead of the used ones we look (BIP 44, "Address gap limit").
 
-Branches of m/9735'/chain'/2': 0 receive, 1 change, 2 cold (where closes and sweeps pay to).
+Branches of m/9735'/chain'/2': 0 receive, 1 change, 2 cold (where closes and sweeps pay to), 3 fee reserve.
 """
 
 from collections.abc import Iterable
@@ -10,8 +10,8 @@ from protocol.bitcoin.keys import ExtendedKey
 from protocol.bitcoin.network import Network
 from protocol.bitcoin.script import p2wpkh
 
-RECEIVE, CHANGE, COLD = 0, 1, 2
-GAP = {RECEIVE: 20, CHANGE: 20, COLD: 200}
+RECEIVE, CHANGE, COLD, RESERVE = 0, 1, 2, 3
+GAP = {RECEIVE: 20, CHANGE: 20, COLD: 200, RESERVE: 20}
 """The signer draws a cold index for every channel and sweep, and many are never paid to. So the cold branch is
 watched further ahead than the wallets of others would."""
 
@@ -74,9 +74,9 @@ class Account:
         self._rounds += 1
         return used + (self._rounds - 1) % GAP[RECEIVE]
 
-    def next_change(self, taken: Iterable[int]) -> int:
-        """The lowest index of the change branch that no coin has used and no plan has taken."""
-        occupied = self._used[CHANGE].union(taken)
+    def next_free(self, branch: int, taken: Iterable[int] = ()) -> int:
+        """The lowest index of the branch that no coin has used and no plan has taken."""
+        occupied = self._used[branch].union(taken)
         index = 0
         while index in occupied:
             index += 1

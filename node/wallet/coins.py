@@ -5,10 +5,11 @@ the weight is known before anything is signed, up to the byte by which a signatu
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from node.wallet.account import RESERVE
 from protocol.amounts import FeeratePerKw, Sat
-from protocol.bitcoin.transaction import OutPoint, compact_size
+from protocol.bitcoin.transaction import OutPoint, TxOut, compact_size
 from protocol.bolt3.fees import dust_threshold
 from protocol.errors import CommandRefused
 
@@ -20,6 +21,7 @@ _BASE_WEIGHT = 4 * (4 + 4) + 2
 _INPUT_WEIGHT = 4 * (32 + 4 + 1 + 4) + (1 + 1 + 72 + 1 + 33)
 """With a witness of two items: a signature of at most 72 bytes (low S) and a public key."""
 _MOST_TRIES = 20_000
+Scripts = tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +53,28 @@ class Coin:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """Unspent coins, each counted once: `reserved` are those of plans that were not sent yet."""
+    """Unspent coins, each counted once: `reserved` are those of plans that were not sent yet. `fee_reserve`: what
+    lies in branch 3, whatever becomes of it."""
 
     confirmed: Sat
     unconfirmed: Sat
     immature: Sat
     reserved: Sat
+    fee_reserve: Sat
 
     @property
     def total(self) -> Sat:
-        return Sat(self.confirmed + self.unconfirmed + self.immature + self.reserved)
+        return Sat(self.confirmed + self.unconfirmed + self.immature + self.reserved + self.fee_reserve)
 
 
 def balance(coins: Iterable[Coin], *, tip: int) -> Balance:
-    confirmed = unconfirmed = immature = reserved = 0
+    confirmed = unconfirmed = immature = reserved = fee_reserve = 0
     for coin in coins:
         if coin.spent_by is not None:
             continue
-        if coin.reserved_for is not None:
+        if coin.branch == RESERVE:
+            fee_reserve += coin.value
+        elif coin.reserved_for is not None:
             reserved += coin.value
         elif coin.height is None:
             unconfirmed += coin.value
@@ -76,7 +82,7 @@ def balance(coins: Iterable[Coin], *, tip: int) -> Balance:
             immature += coin.value
         else:
             confirmed += coin.value
-    return Balance(Sat(confirmed), Sat(unconfirmed), Sat(immature), Sat(reserved))
+    return Balance(Sat(confirmed), Sat(unconfirmed), Sat(immature), Sat(reserved), Sat(fee_reserve))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +111,10 @@ def select(
     script: bytes,
     change_script: bytes,
     feerate_per_kw: FeeratePerKw,
+    also: TxOut | None = None,
 ) -> Selection:
-    """Coins for one output of `value` (None: all coins that are worth their fee), with change where it pays.
+    """Coins for one output of `value` (None: all coins that are worth their fee), with change where it pays. `also`:
+    one output more.
 
     Raises CommandRefused: for an output that is dust, and with code 301 when the coins do not suffice.
     """
@@ -121,23 +129,27 @@ def select(
         (coin for coin in coins if coin.value > input_fee),
         key=lambda coin: (-coin.value, coin.outpoint),
     )
+    scripts = (script,) if also is None else (script, also.script_pubkey)
+    more = 0 if also is None else also.value
     if value is None:
-        return _everything(useful, script, dust, feerate_per_kw)
+        found = _everything(useful, scripts, Sat(dust + more), feerate_per_kw)
+    else:
+        wanted = Sat(value + more)
+        exact = _without_change(useful, wanted, scripts, change_script, feerate_per_kw)
+        found = exact or _largest_first(useful, wanted, scripts, change_script, feerate_per_kw)
+    return replace(found, value=Sat(found.value - more))
 
-    exact = _without_change(useful, value, script, change_script, feerate_per_kw)
-    return exact or _largest_first(useful, value, script, change_script, feerate_per_kw)
 
-
-def _everything(coins: list[Coin], script: bytes, dust: Sat, feerate_per_kw: FeeratePerKw) -> Selection:
+def _everything(coins: list[Coin], scripts: Scripts, dust: Sat, feerate_per_kw: FeeratePerKw) -> Selection:
     total = sum(coin.value for coin in coins)
-    fee = fee_of(len(coins), (script,), feerate_per_kw)
+    fee = fee_of(len(coins), scripts, feerate_per_kw)
     if not coins or total - fee < max(dust, 1):
         raise _not_enough(Sat(max(dust, 1)), fee, total, len(coins))
     return Selection(tuple(coins), Sat(total - fee), fee, None)
 
 
 def _without_change(
-    coins: list[Coin], value: Sat, script: bytes, change_script: bytes, feerate_per_kw: FeeratePerKw
+    coins: list[Coin], value: Sat, scripts: Scripts, change_script: bytes, feerate_per_kw: FeeratePerKw
 ) -> Selection | None:
     """Branch and bound: a set so close to the target that change would cost more than it brings back.
 
@@ -145,8 +157,8 @@ def _without_change(
     that is left could not reach the target.
     """
     input_fee = -(-_INPUT_WEIGHT * feerate_per_kw // 1000)
-    target = value + fee_of(0, (script,), feerate_per_kw)
-    waste = fee_of(1, (script, change_script), feerate_per_kw) - fee_of(0, (script,), feerate_per_kw)
+    target = value + fee_of(0, scripts, feerate_per_kw)
+    waste = fee_of(1, (*scripts, change_script), feerate_per_kw) - fee_of(0, scripts, feerate_per_kw)
     effective = [coin.value - input_fee for coin in coins]
     left = [0] * (len(coins) + 1)
     for at in range(len(coins) - 1, -1, -1):
@@ -158,7 +170,7 @@ def _without_change(
             return None
         at, total, taken = stack.pop()
         if target <= total <= target + waste:
-            return _exact(tuple(coins[i] for i in taken), value, script, feerate_per_kw)
+            return _exact(tuple(coins[i] for i in taken), value, scripts, feerate_per_kw)
         if total > target + waste or total + left[at] < target:
             continue
         stack.append((at + 1, total, taken))
@@ -167,29 +179,29 @@ def _without_change(
 
 
 def _exact(
-    coins: tuple[Coin, ...], value: Sat, script: bytes, feerate_per_kw: FeeratePerKw
+    coins: tuple[Coin, ...], value: Sat, scripts: Scripts, feerate_per_kw: FeeratePerKw
 ) -> Selection | None:
     """The search counts each input's fee alone; the sum is rounded otherwise, so it is checked again."""
     total = sum(coin.value for coin in coins)
-    if total < value + fee_of(len(coins), (script,), feerate_per_kw):
+    if total < value + fee_of(len(coins), scripts, feerate_per_kw):
         return None
     return Selection(coins, value, Sat(total - value), None)
 
 
 def _largest_first(
-    coins: list[Coin], value: Sat, script: bytes, change_script: bytes, feerate_per_kw: FeeratePerKw
+    coins: list[Coin], value: Sat, scripts: Scripts, change_script: bytes, feerate_per_kw: FeeratePerKw
 ) -> Selection:
     total = 0
     for count, coin in enumerate(coins, 1):
         total += coin.value
-        if total < value + fee_of(count, (script,), feerate_per_kw):
+        if total < value + fee_of(count, scripts, feerate_per_kw):
             continue
-        fee = fee_of(count, (script, change_script), feerate_per_kw)
+        fee = fee_of(count, (*scripts, change_script), feerate_per_kw)
         change = total - value - fee
         if change < dust_threshold(change_script):
             return Selection(tuple(coins[:count]), value, Sat(total - value), None)
         return Selection(tuple(coins[:count]), value, fee, Sat(change))
-    raise _not_enough(value, fee_of(max(len(coins), 1), (script,), feerate_per_kw), total, len(coins))
+    raise _not_enough(value, fee_of(max(len(coins), 1), scripts, feerate_per_kw), total, len(coins))
 
 
 def _not_enough(value: Sat, fee: Sat, total: int, count: int) -> CommandRefused:

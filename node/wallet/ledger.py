@@ -11,7 +11,7 @@ import msgspec
 
 from node.storage.writer import Unit
 from node.wallet import records
-from node.wallet.account import Account
+from node.wallet.account import RESERVE, Account
 from node.wallet.coins import Coin
 from node.wallet.records import Loaded, Plan
 from protocol.amounts import Sat
@@ -33,12 +33,33 @@ class Ledger:
             account.mark_used(coin.branch, coin.index)
 
     def spendable(self, *, tip: int, minconf: int) -> list[Coin]:
-        """An unconfirmed coin counts only if we made it ourselves: anybody else could still take it back."""
+        """For ordinary payments, so without the fee reserve. An unconfirmed coin counts only if we made it ourselves:
+        anybody else could still take it back."""
         return [
             coin
             for coin in self.coins.values()
-            if coin.is_spendable(tip=tip, minconf=minconf) and (coin.height is not None or self._is_own(coin))
+            if coin.branch != RESERVE
+            and coin.is_spendable(tip=tip, minconf=minconf)
+            and (coin.height is not None or self._is_own(coin))
         ]
+
+    def reserve(self, *, tip: int) -> list[Coin]:
+        """Coins of the fee reserve that are confirmed and not lent."""
+        return [
+            coin
+            for coin in self.coins.values()
+            if coin.branch == RESERVE and coin.is_spendable(tip=tip, minconf=1)
+        ]
+
+    def taken(self, branch: int) -> set[int]:
+        """The indices to which plans pay that were not sent: no coin shows yet that they are used."""
+        places = [
+            self._account.place_of(output.script_pubkey)
+            for plan in self.plans.values()
+            if plan.signed is None
+            for output in Transaction.parse(plan.tx).outputs
+        ]
+        return {place[1] for place in places if place is not None and place[0] == branch}
 
     def _is_own(self, coin: Coin) -> bool:
         return self._sent_as(coin.outpoint.txid) is not None
@@ -130,7 +151,8 @@ class Ledger:
 
     # Plans.
 
-    def reserve(self, plan: Plan) -> Unit:
+    def keep(self, plan: Plan) -> Unit:
+        """The coins of a new plan are nobody else's from here on."""
         unit: Unit = []
         self._put_plan(unit, plan)
         for spent in Transaction.parse(plan.tx).inputs:
@@ -168,7 +190,7 @@ class Ledger:
         plan = msgspec.structs.replace(self.plans[purpose], signed=None)
         unit: Unit = []
         self._forget(unit, plan.txid)
-        return unit + self.reserve(plan)
+        return unit + self.keep(plan)
 
     def issue(self, branch: int, index: int) -> Unit:
         self._account.mark_issued(branch, index)

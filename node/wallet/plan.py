@@ -21,7 +21,7 @@ class Draft:
     fee: Sat
 
 
-def draft(selection: Selection, *, script: bytes, change_script: bytes) -> Draft:
+def draft(selection: Selection, *, script: bytes, change_script: bytes, also: TxOut | None = None) -> Draft:
     """Version 2, no lock time. All inputs are segwit, so the txid stays what it is when signatures come."""
     # BIP 69 orders ids as people read them, which is the reverse of the bytes that are sent.
     outpoints = sorted(
@@ -31,6 +31,8 @@ def draft(selection: Selection, *, script: bytes, change_script: bytes) -> Draft
     outputs = [wanted]
     if selection.change is not None:
         outputs.append(TxOut(selection.change, change_script))
+    if also is not None:
+        outputs.append(also)
     order = sorted(range(len(outputs)), key=lambda at: (outputs[at].value, outputs[at].script_pubkey))
     tx = Transaction(
         version=2,

@@ -26,7 +26,8 @@ _PLAN_KEY = "wallet.plan."
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What `SpendPlanned` says, and what has become of it. `change`: output and index on the change branch.
+    """What `SpendPlanned` says, and what has become of it. `change`: output and index on the change branch
+    (of a plan that spends the fee reserve, on that branch).
 
     `signed` None: the signer was not asked, or did not answer, or the network refused what it had signed.
     """
@@ -40,6 +41,8 @@ class Plan(msgspec.Struct, frozen=True):
     change: tuple[int, int] | None
     made_at: int
     signed: bytes | None = None
+    to_reserve: Sat = Sat(0)
+    """What its further output pays to the fee reserve. It funds a channel, so both confirm together."""
 
 
 def plan_key(purpose: str) -> str:

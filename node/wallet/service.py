@@ -10,21 +10,20 @@ from typing import Any, ClassVar, Protocol
 
 import structlog
 
-from node.storage.writer import Unit, Writer
+from node.storage.writer import Writer
 from node.wallet import records, signing
-from node.wallet.account import CHANGE, COLD, RECEIVE, Account
+from node.wallet.account import CHANGE, COLD, RECEIVE, RESERVE
 from node.wallet.coins import Balance, balance, select
-from node.wallet.ledger import Ledger
+from node.wallet.lending import Lending, not_signed
 from node.wallet.plan import draft
 from node.wallet.records import Plan
 from protocol.amounts import FEERATE_FLOOR, BlockHeight, FeeratePerKw
-from protocol.bitcoin.address import address_of
 from protocol.bitcoin.network import Network
-from protocol.bitcoin.transaction import OutPoint, Transaction, txid_hex
+from protocol.bitcoin.transaction import OutPoint, Transaction, TxOut
 from protocol.bus.bus import Bus, OutcomeUnknown
 from protocol.bus.messages import chain, wallet
 from protocol.bus.messages import signer as contract
-from protocol.bus.service import Service, handles, hears
+from protocol.bus.service import handles, hears
 from protocol.errors import CommandRefused, ProtocolError
 
 log = structlog.get_logger()
@@ -48,7 +47,7 @@ class _ScanDone:
         self.last = last
 
 
-class WalletService(Service):
+class WalletService(Lending):
     """`xpub` and `origin` are what the signer said in `Welcome`.
 
     `birth_height`: where to look for coins of a seed that was used before; None for a new one.
@@ -67,13 +66,9 @@ class WalletService(Service):
         writer: Writer,
         birth_height: int | None = None,
     ) -> None:
-        super().__init__(bus)
-        self._network = network
+        super().__init__(bus, network=network, xpub=xpub, origin=origin, writer=writer)
         self._signer = signer
-        self._writer = writer
         self._birth_height = birth_height
-        self._account = Account(xpub, origin, network)
-        self._ledger = Ledger(self._account, records.load(writer))
         self._sending: dict[str, asyncio.Task[wallet.Sent | ProtocolError]] = {}
         self._chain_moved = asyncio.Event()
         self._found: set[OutPoint] = set()
@@ -109,25 +104,11 @@ class WalletService(Service):
     def list_coins(self, request: wallet.ListCoins) -> wallet.Coins:
         return wallet.Coins(
             tuple(
-                wallet.CoinInfo(
-                    txid=coin.outpoint.txid,
-                    vout=coin.outpoint.index,
-                    value=coin.value,
-                    script=coin.script,
-                    address=self._address(coin.script),
-                    height=coin.height,
-                    reserved=coin.reserved_for is not None,
-                    spent=coin.spent_by is not None,
-                    branch=coin.branch,
-                    position=coin.index,
-                )
+                self._info(coin)
                 for coin in self._ledger.coins.values()
                 if request.spent or coin.spent_by is None
             )
         )
-
-    def _address(self, script: bytes) -> str:
-        return address_of(script, self._network) or ""
 
     # Plans.
 
@@ -153,18 +134,23 @@ class WalletService(Service):
 
     def _make_plan(self, request: wallet.PlanSpend, feerate: FeeratePerKw, tip: BlockHeight) -> None:
         """No await in here: between choosing coins and reserving them nobody else may choose."""
-        taken = [plan.change[1] for plan in self._ledger.plans.values() if plan.change is not None]
-        change_index = self._account.next_change(taken)
-        change_script = self._account.script(CHANGE, change_index)
-        spendable = self._ledger.spendable(tip=tip, minconf=request.minconf)
+        branch = RESERVE if request.from_reserve else CHANGE
+        change_index = self._account.next_free(branch, self._ledger.taken(branch))
+        change_script = self._account.script(branch, change_index)
+        also = TxOut(request.to_reserve, self._reserve_script()) if request.to_reserve else None
+        if request.from_reserve:
+            spendable = self._ledger.reserve(tip=tip)
+        else:
+            spendable = self._ledger.spendable(tip=tip, minconf=request.minconf)
         selection = select(
             [c for c in spendable if c.branch != COLD] if request.hot_only else spendable,
             value=request.value,
             script=request.script,
             change_script=change_script,
             feerate_per_kw=feerate,
+            also=also,
         )
-        made = draft(selection, script=request.script, change_script=change_script)
+        made = draft(selection, script=request.script, change_script=change_script, also=also)
         plan = Plan(
             purpose=request.purpose,
             tx=made.tx.serialize(),
@@ -174,8 +160,9 @@ class WalletService(Service):
             fee=made.fee,
             change=None if made.change_index is None else (made.change_index, change_index),
             made_at=tip,
+            to_reserve=request.to_reserve,
         )
-        self._save(self._ledger.reserve(plan))
+        self._save(self._ledger.keep(plan))
         log.info("spend_planned", purpose=plan.purpose, value_sat=plan.value, fee_sat=plan.fee)
 
     @handles(wallet.ReleasePlan)
@@ -242,44 +229,32 @@ class WalletService(Service):
     async def _sign(self, plan: Plan) -> Transaction:
         tx = Transaction.parse(plan.tx)
         previous = {i.outpoint.txid: await self._previous(i.outpoint.txid) for i in tx.inputs}
-        asked = signing.build(tx, self._ledger.coins, previous, self._account, change=plan.change)
+        asked = signing.build(tx, self._ledger.coins, previous, self._account)
         try:
             reply = await self._signer.call(contract.SignPsbt(asked))
         except CommandRefused:
             raise
         except ProtocolError as error:
-            raise _not_signed(str(error), "Nothing was spent: try again when the signer is back.") from error
+            raise not_signed(str(error), "Nothing was spent: try again when the signer is back.") from error
         match reply:
             case contract.PsbtSigned():
                 pass
             case contract.Refused():
-                raise _not_signed(f"the signer refused: {reply.rule} ({reply.seen})", reply.next_step)
+                raise not_signed(f"the signer refused: {reply.rule} ({reply.seen})", reply.next_step)
             case contract.NotNow():
-                raise _not_signed(f"the signer is not ready: {reply.sentence}", "Try again later.")
+                raise not_signed(f"the signer is not ready: {reply.sentence}", "Try again later.")
             case _:
-                raise _not_signed(f"the signer answered with {type(reply).__name__}", "Report this.")
+                raise not_signed(f"the signer answered with {type(reply).__name__}", "Report this.")
         try:
             signed = signing.take_signatures(asked, reply.psbt)
         except signing.SignerFault as error:
-            raise _not_signed(str(error), "Check the signer; nothing was spent.") from error
+            raise not_signed(str(error), "Check the signer; nothing was spent.") from error
         if signed.txid != plan.txid:
-            raise _not_signed("the signed transaction is not the planned one", "Report this.")
+            raise not_signed("the signed transaction is not the planned one", "Report this.")
         # The chain may have moved while the signer thought.
         if self._plan(plan.purpose).txid != plan.txid:
-            raise _not_signed("the plan was replaced meanwhile", "Plan the payment anew.")
+            raise not_signed("the plan was replaced meanwhile", "Plan the payment anew.")
         return signed
-
-    async def _previous(self, txid: bytes) -> Transaction:
-        stored = records.previous_transaction(self._writer, txid)
-        if stored is not None:
-            return stored
-        found: chain.TransactionFound | None = await self.bus.request("chain", chain.GetTransaction(txid))
-        if found is None:
-            raise _not_signed(
-                f"the chain backend does not give the transaction {txid_hex(txid)}, which the signer must see",
-                "A bitcoind needs txindex=1 in its configuration; an Electrum server may lag: try another.",
-            )
-        return Transaction.parse(found.raw)
 
     async def _broadcast(self, plan: Plan, signed: bytes, *, keep: bool) -> None:
         request = chain.Broadcast(signed, label=plan.purpose, keep=keep)
@@ -404,18 +379,3 @@ class WalletService(Service):
     @hears(chain.ChainBack)
     def chain_back(self, _event: chain.ChainBack) -> None:
         self._chain_moved.set()
-
-    def _watch_new(self) -> bool:
-        new = self._account.take_new()
-        for script in new:
-            self.bus.send("chain", chain.WatchScript(script))
-        return bool(new)
-
-    def _save(self, unit: Unit) -> asyncio.Future[None]:
-        if unit:
-            self.bus.publish(wallet.WalletChanged())
-        return self._writer.submit(unit, now=True)
-
-
-def _not_signed(sentence: str, what_to_do: str) -> CommandRefused:
-    return CommandRefused(f"the transaction was not signed: {sentence}", what_to_do=what_to_do)

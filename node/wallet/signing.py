@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from node.wallet.account import CHANGE, Account
+from node.wallet.account import Account
 from node.wallet.coins import Coin
 from protocol import curve
 from protocol.bitcoin import psbt
@@ -21,18 +21,17 @@ def build(
     coins: Mapping[OutPoint, Coin],
     previous: Mapping[bytes, Transaction],
     account: Account,
-    *,
-    change: tuple[int, int] | None,
 ) -> bytes:
-    """`change`: output and index on the change branch. A version 0 signer needs the whole previous transactions,
-    since the amounts beside them could be a lie."""
+    """Names every output that is ours, so that a device can tell it from a payment. A version 0 signer needs the whole
+    previous transactions, since the amounts beside them could be a lie."""
+    places = ((index, account.place_of(output.script_pubkey)) for index, output in enumerate(tx.outputs))
     spent = [coins[i.outpoint] for i in tx.inputs]
     return psbt.create(
         tx,
         [TxOut(coin.value, coin.script) for coin in spent],
         [previous[coin.outpoint.txid] for coin in spent],
         [account.origin(coin.branch, coin.index) for coin in spent],
-        output_origins={change[0]: account.origin(CHANGE, change[1])} if change is not None else None,
+        output_origins={index: account.origin(*place) for index, place in places if place is not None},
     )
 
 

@@ -158,3 +158,16 @@ def test_the_only_network_needs_no_name(directory: Path) -> None:
         settings.network_directory(datadir, None)
     with pytest.raises(CommandRefused, match="no node was set up"):
         settings.network_directory(datadir / "elsewhere", None)
+
+
+def test_peers_whose_zeroconf_channels_are_taken_are_named_one_by_one(directory: Path) -> None:
+    """checklist 13: nobody is trusted unless a person wrote so."""
+    assert settings.load(directory).channel.trusted() == frozenset()
+    node_id = "02" + "ab" * 32
+    config = settings.load(directory, (f'channel.zeroconf_peers=["{node_id}"]',))
+    assert config.channel.trusted() == {bytes.fromhex(node_id)}
+    settings.save(directory, config)
+    assert settings.load(directory) == config
+    for wrong in ("all", "02" + "ab" * 31, "04" + "ab" * 32):
+        with pytest.raises(CommandRefused, match=r"channel\.zeroconf_peers"):
+            settings.load(directory, (f'channel.zeroconf_peers=["{wrong}"]',))

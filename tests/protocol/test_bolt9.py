@@ -68,7 +68,7 @@ def test_the_table_has_no_bit_twice_and_rests_only_on_known_names():
 
 
 def test_our_init_is_known_closed_and_never_sets_both_bits_of_a_pair():
-    assert OUR_INIT.bits() == (0, 7, 8, 12, 14, 17, 23, 27, 44)
+    assert OUR_INIT.bits() == (0, 5, 7, 8, 11, 12, 14, 17, 19, 23, 27, 35, 43, 44, 47, 51, 61)
     assert OUR_INIT.missing_dependency() is None
     assert len({bit // 2 for bit in OUR_INIT.bits()}) == len(OUR_INIT.bits())
     assert OUR_INIT.within("I") == OUR_INIT
@@ -84,7 +84,7 @@ def test_our_init_carries_what_every_peer_demands():
 
 def test_contexts_pick_the_bits_of_invoices_and_channel_types():
     assert OUR_INIT.within("9") == FeatureSet.of(8, 14, 17)
-    assert OUR_INIT.within("T") == FeatureSet.of(12, 23)
+    assert OUR_INIT.within("T") == FeatureSet.of(12, 23, 47, 51)
 
 
 def test_a_usual_peer_is_accepted():
@@ -133,6 +133,62 @@ def test_negotiated_means_both_or_required_by_us():
 def test_channel_types_are_compared_exactly():
     assert ChannelType.parse(bytes.fromhex("1000")) is ChannelType.STATIC_REMOTEKEY
     assert ChannelType.parse(bytes.fromhex("401000")) is ChannelType.ANCHORS
-    for other in ("", "00401000", "801000", "c01000", "400000", "2000", "4000401000"):
+    for other in ("", "00401000", "801000", "c01000", "400000", "2000", "4000401000", "404000401000"):
         assert ChannelType.parse(bytes.fromhex(other)) is None
-    assert [member.to_bytes().hex() for member in ChannelType] == ["1000", "401000"]
+    assert [member.to_bytes().hex() for member in ChannelType] == [
+        "1000",
+        "401000",
+        "400000001000",
+        "400000401000",
+        "04000000001000",
+        "04000000401000",
+        "04400000001000",
+        "04400000401000",
+    ]
+
+
+def test_a_channel_type_is_made_of_a_basic_one_and_its_variations():
+    """checklist 12: {12} and {12,22}, each with 46 and 50 or not, and nothing else."""
+    made = [
+        ChannelType.of(anchors=anchors, scid_alias=alias, zeroconf=zeroconf)
+        for anchors in (False, True)
+        for alias in (False, True)
+        for zeroconf in (False, True)
+    ]
+    assert set(made) == set(ChannelType)
+    for kind in ChannelType:
+        assert ChannelType.parse(kind.to_bytes()) is kind
+        assert ChannelType.of_bits(kind.bits) is kind
+        assert (kind.anchors, kind.scid_alias, kind.zeroconf) == tuple(
+            bit in kind.bits for bit in (22, 46, 50)
+        )
+    for bits in ((), (46,), (22,), (12, 23), (12, 22, 44)):
+        assert ChannelType.of_bits(bits) is None
+
+
+def test_a_channel_type_needs_the_features_that_it_names():
+    assert ChannelType.STATIC_REMOTEKEY.needs() == ()
+    assert ChannelType.ANCHORS_ALIAS_ZEROCONF.needs() == (
+        "option_anchors",
+        "option_scid_alias",
+        "option_zeroconf",
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "option_upfront_shutdown_script",
+        "option_support_large_channel",
+        "option_provide_storage",
+        "option_scid_alias",
+        "option_zeroconf",
+    ],
+)
+def test_what_old_peers_lack_is_offered_and_never_required(name):
+    """Electrum 4.3.4 leaves for an even bit that it does not know; an odd one changes nothing for it."""
+    assert OUR_INIT.has(name)
+    assert not OUR_INIT.requires(name)
+    old = FeatureSet.of(0, 6, 8, 12, 14, 16, 26, 44)
+    assert not negotiated(OUR_INIT, old, name)
+    check_peer_init(OUR_INIT, old)

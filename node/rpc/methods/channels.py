@@ -183,7 +183,7 @@ METHODS = (
         ),
         fundchannel,
         "Open a channel with a connected peer; amount in satoshi, or all. mindepth 0: use it before it is confirmed. "
-        "topup: whether the funding may fill the fee reserve where that is short (as a rule only if the signer insists).",
+        "topup: whether the funding may fill the fee reserve where that is short (usual: if the signer insists).",
         "channels",
         moves_money=True,
     ),

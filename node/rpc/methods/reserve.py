@@ -55,8 +55,8 @@ METHODS = (
             Param("satoshi", sat, None),
         ),
         handler=reserve,
-        help="The fee reserve, which pays for closes of channels with anchors: what it needs and holds (status), send it "
-        "coins of the wallet (topup, without an amount what is lacking), or send what is left over to the cold branch "
+        help="The fee reserve, which pays for closes of channels with anchors: what it needs and holds (status), send "
+        "it coins of the wallet (topup, without an amount what is lacking), or send what is left over to cold "
         "(return).",
         category="bitcoin",
         moves_money=True,

@@ -7,6 +7,9 @@ from protocol.amounts import BlockHeight, Sat
 FINAL_DEPTH = 2100
 """Confirmations and spends are told again at each block until they are this deep: longer than any to_self_delay."""
 
+SPENDS_BACK = 2016
+"""Blocks that `WatchSpends` reads again at most: two weeks, after which gossip forgets silent channels anyway."""
+
 
 class GetTip(Struct, frozen=True, tag="chain.get_tip"):
     pass
@@ -189,7 +192,10 @@ class TransactionFound(Struct, frozen=True, tag="chain.tx"):
 
 
 class GetOutputAt(Struct, frozen=True, tag="chain.get_output_at"):
-    """What a short channel id points at; answered with `OutputAt`, or None when there is no such output."""
+    """What a short channel id points at; answered with `OutputAt`, or None when there is no such output.
+
+    A backend that only knows outputs which no block has spent answers None for the others too.
+    """
 
     height: BlockHeight
     tx_index: int
@@ -201,6 +207,53 @@ class OutputAt(Struct, frozen=True, tag="chain.output_at"):
     value: Sat
     script: bytes
     unspent: bool
+
+
+class WatchSpends(Struct, frozen=True, tag="chain.watch_spends"):
+    """Many outputs of others, of which only whether a block spends them matters; answered with `SpendsWatched`.
+
+    `outpoints`: 36 bytes each (txid, index in little endian), one after another; they are added to those before.
+    `since`: the block up to which their spends are known. Later blocks that were read before are read again, as far
+    as `SPENDS_BACK` blocks. Told is `OutpointsSpent`. Harmless to repeat.
+    """
+
+    outpoints: bytes
+    since: int
+
+
+class SpendsWatched(Struct, frozen=True, tag="chain.spends_watched"):
+    """Told of are the blocks up to `height` and all that follow.
+
+    `able` False: this backend has no whole blocks, so nothing will be told. `complete` False: some blocks after
+    `since` could not be read again.
+    """
+
+    height: BlockHeight
+    able: bool = True
+    complete: bool = True
+
+
+class UnwatchSpends(Struct, frozen=True, tag="chain.unwatch_spends"):
+    """One way."""
+
+    outpoints: bytes
+
+
+class OutpointsSpent(Struct, frozen=True, tag="chain.outpoints_spent"):
+    """Event, once a block while any are watched: which of those of `WatchSpends` the block at `height` spends.
+
+    They stay watched, since the block may leave the chain.
+    """
+
+    height: BlockHeight
+    outpoints: tuple[bytes, ...]
+
+
+class OutpointsUnspent(Struct, frozen=True, tag="chain.outpoints_unspent"):
+    """Event: the block at `height`, which had spent these, left the chain."""
+
+    height: BlockHeight
+    outpoints: tuple[bytes, ...]
 
 
 class GetChainStatus(Struct, frozen=True, tag="chain.get_status"):

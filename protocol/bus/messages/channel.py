@@ -38,6 +38,8 @@ class FundChannel(Struct, frozen=True, tag="channel.fund"):
     channel_type: tuple[int, ...] | None = None
     """Its bits. None: the best that the peer can, with `anchors` if that is asked for; without `announce` its real
     short channel id stays between us."""
+    top_up: bool | None = None
+    """Whether the funding transaction may fill the fee reserve where it is short. None: if the signer insists on it."""
 
 
 class ChannelFunded(Struct, frozen=True, tag="channel.funded"):

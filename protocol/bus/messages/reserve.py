@@ -48,7 +48,8 @@ class GetReserve(Struct, frozen=True, tag="reserve.get"):
 class ReserveReport(Struct, frozen=True, tag="reserve.report"):
     """`confirmed`: free coins of the reserve; `coming`: on their way to it; `lent`: paying fees of a close now.
 
-    `room_channels` and `room_htlcs`: how many more of one kind it would cover. `mode` is empty while the signer is away.
+    `room_channels` and `room_htlcs`: how many more of one kind it would cover. `mode` is empty while the
+    signer is away.
     """
 
     mode: str

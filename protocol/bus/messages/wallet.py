@@ -89,8 +89,8 @@ class ReleasePlan(Struct, frozen=True, tag="wallet.release"):
 
 
 class LendCoins(Struct, frozen=True, tag="wallet.lend"):
-    """Durably sets confirmed coins of at least `value` aside for the fee of a close: those of the fee reserve first, then
-    hot ones. They come back with `ReleasePlan`. The same `purpose` again answers the same coins."""
+    """Durably sets confirmed coins of about `value` aside for the fee of a close, half of it at least, since it leaves
+    room for replacements: those of the fee reserve first, then hot ones. They come back with `ReleasePlan`. The same `purpose` again answers the same coins."""
 
     purpose: str
     value: Sat
@@ -108,8 +108,8 @@ class ListReserve(Struct, frozen=True, tag="wallet.list_reserve"):
 
 
 class ReserveCoinInfo(Struct, frozen=True):
-    """An output to branch 3 at `position`. `state`: "confirmed"; "funding" (it confirms together with a channel of ours);
-    "unconfirmed"; or "lent". `previous`: the whole transaction, where the state is one of the first two."""
+    """An output to branch 3 at `position`. `state`: "confirmed"; "funding" (it confirms together with a channel of
+    ours); "unconfirmed"; or "lent". `previous`: the whole transaction, where the state is one of the first two."""
 
     txid: bytes
     vout: int

@@ -22,6 +22,7 @@ from node.channel.events import (
     Event,
     FromPeer,
     FundingConfirmed,
+    Later,
     OnionsPeeled,
     Peel,
     Publish,
@@ -31,6 +32,7 @@ from node.channel.events import (
     Send,
     SignerAnswered,
     SignerAsked,
+    SignerIsAhead,
     Step,
     Tell,
     Tick,
@@ -43,6 +45,7 @@ from protocol.amounts import BlockHeight, FeeratePerKw, Msat, Sat, scid
 from protocol.bitcoin.transaction import OutPoint, Transaction, TxIn, TxOut
 from protocol.bolt4 import sphinx
 from protocol.bolt4.payload import FinalPayload, encode_final
+from protocol.bolt9 import OUR_INIT, ChannelType
 from protocol.bus.messages import channel as said
 from protocol.bus.messages import signer as sign
 from protocol.bus.messages.wallet import SpendPlanned
@@ -54,6 +57,7 @@ from signer.service import SignerService
 from tests.node.channel.saved import Database
 
 PASSPHRASE = Secret(b"correct horse")
+ALICES_ALIAS, BOBS_ALIAS = scid(5_000_000, 1, 1), scid(5_000_000, 2, 2)
 CHAIN = bytes.fromhex("06226e46111a0b59caaf126043eb5bbf28c34f3a5e332a1fc7b2b73cf188910f")
 
 
@@ -102,6 +106,7 @@ class End:
         self.said = Said([], [], [], [], [])
         self.published: list[bytes] = []
         self.resolves: list[Resolve] = []
+        self.later: list[Later] = []
         self.drops: list[Drop] = []
         self.says: list[said.ChannelStateChanged] = []
         self.saves = 0
@@ -177,6 +182,8 @@ class End:
                 self.published.append(tx)
             case Resolve():
                 self.resolves.append(effect)
+            case Later():
+                self.later.append(effect)
             case Drop(messages=messages):
                 self.out.waiting.extend(encode(message) for message in messages)
                 self.drops.append(effect)
@@ -230,16 +237,23 @@ class End:
         assert self.state is not None
         if not isinstance(self.state.committed.phase, Closing):
             assert lost_reason(self.state.committed, self.numbers()) is None
+        if (signed := self.numbers().counterparty_signed) > self.state.committed.remote_number:
+            self.do(SignerIsAhead(signed))
         self.do(Tick())
 
     def numbers(self) -> sign.NumbersOfChannel:
         reply = self.call(sign.ChannelNumbers())
         assert isinstance(reply, sign.Numbers)
-        return reply.channels[0]
+        assert self.state is not None
+        handle = self.state.committed.params.handle
+        return next(entry for entry in reply.channels if entry.channel == handle)
 
 
 class Pair:
-    """`alice` opens, `bob` accepts."""
+    """`alice` opens, `bob` accepts. `simple_close`: both signal option_simple_close."""
+
+    simple_close = False
+    can_quiesce = True
 
     def __init__(self, folder: Path, *, in_memory: bool = True) -> None:
         ends = [
@@ -265,7 +279,7 @@ class Pair:
     def connect(self) -> None:
         self.connections += 1
         for end in self.ends:
-            end.do(Connected(self.connections))
+            end.do(Connected(self.connections, simple_close=self.simple_close, can_quiesce=self.can_quiesce))
 
     def disconnect(self) -> None:
         for end in self.ends:
@@ -326,7 +340,7 @@ class _IO:
     async def plan(self, script: bytes, value: Sat) -> SpendPlanned:
         return self._plan(script, value)  # type: ignore[operator, no-any-return]
 
-    def is_free(self, _channel_id: bytes) -> bool:
+    def claim(self, _channel_id: bytes) -> bool:
         return True
 
 
@@ -339,7 +353,11 @@ async def open_both(
     feerate: int = 1000,
     policy: Policy | None = None,
     plan: object = funding_transaction,
+    kind: ChannelType | None = None,
+    announce: bool = False,
 ) -> None:
+    """`kind`: instead of the basic one that `anchors` names."""
+    kind = kind or ChannelType.of(anchors=anchors)
     ours, theirs = _IO(pair.alice, plan), _IO(pair.bob)
     ours.peer, theirs.peer = theirs, ours
     wish = opening.Wish(
@@ -350,9 +368,12 @@ async def open_both(
         funding=Sat(funding),
         push_msat=Msat(push),
         feerate_per_kw=FeeratePerKw(feerate),
-        anchors=anchors,
+        kind=kind,
+        announce=announce,
+        alias=ALICES_ALIAS,
+        mindepth=0 if kind.zeroconf else None,
     )
-    policy = policy or Policy()
+    policy = policy or Policy(zeroconf_peers=frozenset({pair.alice.node_id} if kind.zeroconf else ()))
 
     async def bob() -> opening.Opened:
         from protocol.wire.bolt2_open import OpenChannel
@@ -363,8 +384,10 @@ async def open_both(
             offer,  # type: ignore[arg-type]
             policy,
             peer=pair.alice.node_id,
+            features=OUR_INIT,
             chain_hash=CHAIN,
             request_id=os.urandom(32),
+            alias=BOBS_ALIAS,
         )
         assert opened.message is not None
         theirs.send(opened.message)

@@ -49,10 +49,18 @@ PUSH = 3_000_000_000
 class Plan:
     """A dialogue: how it begins, and what payments do with each HTLC that arrives."""
 
-    def __init__(self, begin: Callable[[Pair], None], *, fulfils: bool = True, closes: bool = False) -> None:
+    def __init__(
+        self,
+        begin: Callable[[Pair], None],
+        *,
+        fulfils: bool = True,
+        closes: bool = False,
+        simple_close: bool = False,
+    ) -> None:
         self.begin = begin
         self.fulfils = fulfils
         self.closes = closes
+        self.simple_close = simple_close
 
     def settle(self, pair: Pair) -> bool:
         """Payments answer what they heard; after a crash they hear and say it again."""
@@ -106,6 +114,8 @@ DIALOGUES = {
     "fee": Plan(pay_and_move_fee),
     "close": Plan(lambda pair: pair.alice.do(CloseWanted()), closes=True),
     "close with a payment": Plan(pay_and_close, closes=True),
+    "simple close": Plan(lambda pair: pair.alice.do(CloseWanted()), closes=True, simple_close=True),
+    "simple close with a payment": Plan(pay_and_close, closes=True, simple_close=True),
 }
 
 
@@ -133,15 +143,17 @@ def copy_of(end: End, folder: Path) -> End:
 
 def copied(pair: Pair, folder: Path) -> Pair:
     twins = Pair.of(copy_of(pair.alice, folder / "alice"), copy_of(pair.bob, folder / "bob"))
-    twins.connections = pair.connections
+    twins.connections, twins.simple_close = pair.connections, pair.simple_close
     return twins
 
 
 @pytest.mark.parametrize("dead", ["alice", "bob", "both"])
 @pytest.mark.parametrize("name", DIALOGUES)
 def test_a_copy_taken_at_any_point_goes_on(tmp_path: Path, name: str, dead: str) -> None:
+    """checklist 27, 28, 29"""
     plan = DIALOGUES[name]
     pair = Pair(tmp_path)
+    pair.simple_close = plan.simple_close
     if name == "open":
         asyncio.run(open_both(pair, push=PUSH))
         pair.connect()

@@ -59,6 +59,7 @@ def test_a_new_channel_is_usable_by_both(pair: Pair) -> None:
 
 @pytest.mark.parametrize("direction", ["there", "back"])
 def test_a_payment_moves_the_money_and_leaves_no_htlc(pair: Pair, direction: str) -> None:
+    """checklist 15"""
     payer = pair.alice if direction == "there" else pair.bob
     payee = pair.other(payer)
     before = balances(pair)
@@ -124,7 +125,7 @@ def test_many_payments_both_ways_at_once(pair: Pair) -> None:
 
 
 def test_an_offer_above_what_can_be_spent_is_refused_before_anything_is_sent(pair: Pair) -> None:
-    """BOLT 2, Adding an HTLC: must not offer an amount it cannot pay for while keeping the reserve."""
+    """BOLT 2, Adding an HTLC: must not offer an amount it cannot pay for while keeping the reserve. checklist 19"""
     offer(pair, pair.alice, 6_990_000_000)
     assert pair.alice.said.refused
     assert not pair.alice.out.waiting
@@ -132,7 +133,7 @@ def test_an_offer_above_what_can_be_spent_is_refused_before_anything_is_sent(pai
 
 
 def test_reconnection_at_every_message_of_a_payment_loses_nothing(tmp_path: Path) -> None:
-    """BOLT 2, Message Retransmission: cut the line after each message in turn."""
+    """BOLT 2, Message Retransmission: cut the line after each message in turn. checklist 26, 27"""
     for cut in range(14):
         pair = Pair(tmp_path / str(cut))
         open_channel(pair, push=3_000_000_000)
@@ -164,6 +165,7 @@ def _move(pair: Pair, count: int) -> None:
 
 @pytest.mark.parametrize("who", ["alice", "bob"])
 def test_a_cooperative_close_pays_both(pair: Pair, who: str) -> None:
+    """checklist 54"""
     getattr(pair, who).do(CloseWanted())
     pair.quiet()
     for end in pair.ends:
@@ -174,6 +176,7 @@ def test_a_cooperative_close_pays_both(pair: Pair, who: str) -> None:
 
 
 def test_a_close_waits_for_running_htlcs(pair: Pair) -> None:
+    """checklist 53"""
     offer(pair, pair.alice, 50_000_000)
     pair.quiet()
     pair.bob.do(CloseWanted())

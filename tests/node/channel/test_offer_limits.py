@@ -63,6 +63,7 @@ def lowest(pair: Pair, owner: str) -> int:
 def test_the_largest_offer_is_taken_and_a_millisatoshi_more_is_not(
     tmp_path: Path, who: str, anchors: bool
 ) -> None:
+    """checklist 19"""
     pair = opened(tmp_path, anchors=anchors)
     payer = getattr(pair, who)
     most = spendable(payer)
@@ -80,7 +81,10 @@ def test_the_largest_offer_is_taken_and_a_millisatoshi_more_is_not(
 
 @pytest.mark.parametrize("anchors", [True, False], ids=["anchors", "static_remotekey"])
 def test_the_opener_keeps_room_for_twice_the_feerate_and_one_more_htlc(tmp_path: Path, anchors: bool) -> None:
-    """BOLT 2, Adding an HTLC: the fee spike buffer, so that the next HTLC or update_fee cannot jam the channel."""
+    """BOLT 2, Adding an HTLC: the fee spike buffer, so that the next HTLC or update_fee cannot jam the channel.
+
+    checklist 19
+    """
     pair = opened(tmp_path, anchors=anchors, feerate=2500)
     offer(pair, pair.alice, spendable(pair.alice))
     pair.quiet()
@@ -96,6 +100,7 @@ def test_the_opener_keeps_room_for_twice_the_feerate_and_one_more_htlc(tmp_path:
 
 
 def test_offers_of_one_turn_are_judged_together(tmp_path: Path) -> None:
+    """checklist 19"""
     pair = opened(tmp_path)
     half = spendable(pair.bob) // 2 + 1
     offer_all(pair, pair.bob, half, half, half)
@@ -119,6 +124,7 @@ def test_money_that_is_on_its_way_is_not_spent(tmp_path: Path) -> None:
 
 
 def test_the_count_that_the_peer_accepts_is_kept(tmp_path: Path) -> None:
+    """checklist 20"""
     pair = opened(tmp_path, policy=Strict())
     offer_all(pair, pair.alice, *[1_000_000] * 5)
     pair.quiet()
@@ -133,7 +139,7 @@ def test_the_count_that_the_peer_accepts_is_kept(tmp_path: Path) -> None:
 
 
 def test_the_peer_may_fill_its_slots_again_as_soon_as_it_knows_they_are_free(tmp_path: Path) -> None:
-    """It counts the HTLCs in our commitment: those that it has acknowledged as removed are out of it."""
+    """It counts the HTLCs in our commitment: those that it has acknowledged as removed are out of it. checklist 20"""
     pair = opened(tmp_path, policy=Strict())
     for _ in range(4):
         offer_all(pair, pair.alice, 1_000_000, 2_000_000, 3_000_000)
@@ -147,6 +153,7 @@ def test_the_peer_may_fill_its_slots_again_as_soon_as_it_knows_they_are_free(tmp
 
 
 def test_the_amount_in_flight_that_the_peer_accepts_is_kept(tmp_path: Path) -> None:
+    """checklist 20"""
     pair = opened(tmp_path, funding=10_000_000, push=3_000_000_000, policy=Strict())
     assert spendable(pair.alice) == 1_000_000_000
     offer_all(pair, pair.alice, 600_000_000, 400_000_001, 400_000_000)
@@ -157,6 +164,7 @@ def test_the_amount_in_flight_that_the_peer_accepts_is_kept(tmp_path: Path) -> N
 
 
 def test_an_offer_below_the_minimum_of_the_peer_is_refused(tmp_path: Path) -> None:
+    """checklist 18"""
     pair = opened(tmp_path, policy=Strict())
     offer_all(pair, pair.alice, 999, 1000)
     pair.quiet()
@@ -165,7 +173,7 @@ def test_an_offer_below_the_minimum_of_the_peer_is_refused(tmp_path: Path) -> No
 
 
 def test_nothing_is_offered_that_the_other_side_could_not_pay_the_fee_for(tmp_path: Path) -> None:
-    """BOLT 2, Adding an HTLC: who did not open checks that the opener can pay for one more output."""
+    """BOLT 2, Adding an HTLC: who did not open checks that the opener can pay for one more output. checklist 19"""
     pair = opened(tmp_path, push=987_500_000, feerate=1000, anchors=False)
     assert spendable(pair.alice) < 1_000_000
     assert spendable(pair.bob) > 0
@@ -197,7 +205,7 @@ def test_a_feerate_and_offers_in_the_same_turn_are_paid_together(tmp_path: Path)
 
 
 def test_a_feerate_that_we_could_not_pay_is_not_proposed(tmp_path: Path) -> None:
-    """Else the signer refuses, and the channel stands still over a wish that nobody needs."""
+    """Else the signer refuses, and the channel stands still over a wish that nobody needs. checklist 22"""
     pair = opened(tmp_path, push=950_000_000, feerate=1000)
     pair.alice.do(FeerateMoved(FeeratePerKw(60_000)))
     pair.quiet()

@@ -85,7 +85,10 @@ def test_a_signer_that_cannot_answer_is_not_asked_in_a_circle(pair: Pair) -> Non
 
 
 def test_a_secret_outside_the_chain_fails_the_channel(tmp_path: Path) -> None:
-    """BOLT 2: a revocation that the secrets before do not follow from would leave us nothing to punish with."""
+    """BOLT 2: a revocation that the secrets before do not follow from would leave us nothing to punish with.
+
+    checklist 23
+    """
     pair = Pair(tmp_path)
     alice = pair.alice
     asyncio.run(open_both(pair, push=3_000_000_000))
@@ -128,7 +131,7 @@ def reconnected(pair: Pair, **changed: object) -> None:
     ids=["asks us to", "lost its data", "unknown commitment", "old revocation"],
 )
 def test_numbers_that_fit_no_state_end_the_channel(pair: Pair, changed: dict[str, int]) -> None:
-    """BOLT 2, Message Retransmission: a peer that lost its data gets its money by our closing."""
+    """BOLT 2, Message Retransmission: a peer that lost its data gets its money by our closing. checklist 27"""
     settle(pair)
     reconnected(pair, **changed)
     is_force_closed(pair.alice)
@@ -143,7 +146,7 @@ def settle(pair: Pair) -> None:
 
 @pytest.mark.parametrize("ahead", [1, 2, 5, 1 << 40, (1 << 64) - 1])
 def test_a_peer_that_says_we_are_behind_must_prove_it(pair: Pair, ahead: int) -> None:
-    """Else any peer could forbid us to close, and take our HTLCs when they expire."""
+    """Else any peer could forbid us to close, and take our HTLCs when they expire. checklist 30"""
     settle(pair)
     number = min(pair.alice.state.committed.local_number + ahead, (1 << 64) - 1)
     reconnected(pair, next_revocation_number=number, your_last_per_commitment_secret=Secret(b"\x05" * 32))
@@ -159,7 +162,7 @@ def test_a_closed_channel_is_not_reopened_by_such_a_claim(pair: Pair) -> None:
 
 
 def test_a_node_that_really_is_behind_never_publishes(pair: Pair) -> None:
-    """An old copy of our database: the peer proves it with a secret, and we ask it to close."""
+    """An old copy of our database: the peer proves it with a secret, and we ask it to close. checklist 30"""
     old = pair.alice.state
     for _ in range(3):
         offer(pair, pair.alice, 1_000_000)
@@ -195,6 +198,7 @@ def clear(tmp_path: Path) -> Pair:
 
 
 def test_no_htlc_is_added_after_shutdown(clear: Pair) -> None:
+    """checklist 53"""
     clear.bob.do(CloseWanted())
     clear.deliver(clear.bob)
     assert isinstance(clear.alice.state.committed.phase, ShuttingDown)
@@ -232,6 +236,7 @@ def until_proposed(pair: Pair) -> ClosingSigned:
 
 
 def test_a_close_with_a_bad_signature_is_not_taken(clear: Pair) -> None:
+    """checklist 54"""
     proposed = until_proposed(clear)
     hear(clear.bob, ClosingSigned(proposed.channel_id, proposed.fee_satoshis, JUNK, proposed.tlvs))
     assert "closing transaction is wrong" in clear.bob.drops[0].reason
@@ -242,6 +247,7 @@ def test_a_close_with_a_bad_signature_is_not_taken(clear: Pair) -> None:
 
 @pytest.mark.parametrize("fee", [7_000_001, 1 << 50])
 def test_a_close_with_an_impossible_fee_is_not_taken(clear: Pair, fee: int) -> None:
+    """checklist 54"""
     proposed = until_proposed(clear)
     hear(clear.bob, ClosingSigned(proposed.channel_id, Sat(fee), proposed.signature, proposed.tlvs))
     assert "cannot pay a closing fee" in clear.bob.drops[0].reason
@@ -250,6 +256,7 @@ def test_a_close_with_an_impossible_fee_is_not_taken(clear: Pair, fee: int) -> N
 
 
 def test_the_same_shutdown_with_another_script_is_not_taken(tmp_path: Path) -> None:
+    """checklist 53"""
     pair = Pair(tmp_path)
     open_channel(pair, push=3_000_000_000)
     offer(pair, pair.alice, 1_000_000)
@@ -288,7 +295,7 @@ def test_channel_ready_is_kept_while_we_shut_down(tmp_path: Path) -> None:
 
 
 def test_shutdown_never_comes_before_an_offer_that_is_with_the_signer(clear: Pair) -> None:
-    """BOLT 2, Closing Initiation: no update_add_htlc after shutdown, also not one that is sent again."""
+    """BOLT 2, Closing Initiation: no update_add_htlc after shutdown, also not one that is sent again. checklist 53"""
     offer(clear, clear.alice, 1_000_000)
     clear.alice.do(CloseWanted())
     assert not clear.alice.out.waiting
@@ -306,6 +313,7 @@ def test_shutdown_never_comes_before_an_offer_that_is_with_the_signer(clear: Pai
 
 
 def test_no_feerate_is_proposed_while_a_channel_closes(pair: Pair) -> None:
+    """checklist 53"""
     pair.alice.do(CloseWanted(), FeerateMoved(FeeratePerKw(5000)))
     pair.quiet()
     assert len(pair.alice.state.committed.fees) == 1

@@ -199,17 +199,19 @@ OFFENCES: dict[str, Offence] = {
 
 @pytest.mark.parametrize("name", OFFENCES)
 def test_an_offence_costs_the_connection_and_nothing_else(pair: Pair, name: str) -> None:
+    """checklist 18, 20, 22, 53"""
     says, made = OFFENCES[name]
     offend(pair, *made(pair), says=says)
 
 
 @pytest.mark.parametrize("rate", [0, 252, 500_001, 0xFFFFFFFF])
 def test_an_absurd_feerate_is_not_taken(pair: Pair, rate: int) -> None:
+    """checklist 22"""
     offend(pair, UpdateFee(channel_id(pair), FeeratePerKw(rate)), says="out of all bounds", victim=pair.bob)
 
 
 def test_a_feerate_that_the_opener_cannot_pay_is_not_taken(tmp_path: Path) -> None:
-    """BOLT 2, Updating Fees: it may be judged when it is committed."""
+    """BOLT 2, Updating Fees: it may be judged when it is committed. checklist 22"""
     pair = Pair(tmp_path)
     open_channel(pair, funding=1_000_000, push=900_000_000)
     fee = UpdateFee(channel_id(pair), FeeratePerKw(100_000))
@@ -217,6 +219,7 @@ def test_a_feerate_that_the_opener_cannot_pay_is_not_taken(tmp_path: Path) -> No
 
 
 def test_an_htlc_that_eats_the_reserve_is_not_taken(tmp_path: Path) -> None:
+    """checklist 19"""
     pair = Pair(tmp_path)
     open_channel(pair, push=3_000_000_000)
     hear(pair.alice, add(pair, 0, 2_900_000_000))
@@ -231,7 +234,7 @@ def test_what_the_peer_wins_in_a_commitment_it_may_spend_in_it(tmp_path: Path) -
     """BOLT 2, Adding an HTLC: the offer must be payable in the commitment that the receiver gets, not before.
 
     Other implementations do so; the balance that we book ourselves comes a revocation later.
-    """
+    . checklist 19"""
     pair = Pair(tmp_path)
     open_channel(pair, push=200_000_000)
     offer(pair, pair.alice, 300_000_000)
@@ -250,6 +253,7 @@ def test_what_the_peer_wins_in_a_commitment_it_may_spend_in_it(tmp_path: Path) -
 
 
 def test_a_wrong_number_of_htlc_signatures_is_not_taken(pair: Pair) -> None:
+    """checklist 16"""
     made = invoice(pair.alice, 2_000_000)
     onion = onion_for(pair.alice, made, 2_000_000, 200)
     pair.bob.do(Offer(OfferWant(Msat(2_000_000), made.payment_hash, 200, onion, "y")))
@@ -288,6 +292,7 @@ def test_a_failure_code_of_an_update_that_was_undone_does_not_stick(pair: Pair) 
 
 @pytest.mark.parametrize("secret", [b"\x01" * 32, bytes(32)], ids=["another", "none"])
 def test_a_wrong_revocation_secret_is_not_taken(pair: Pair, secret: bytes) -> None:
+    """checklist 23"""
     offer(pair, pair.alice, 1_000_000)
     pair.alice.answer()
     before = pair.alice.state.committed.remote_revoked
@@ -305,6 +310,7 @@ def test_a_wrong_revocation_secret_is_not_taken(pair: Pair, secret: bytes) -> No
 
 
 def test_an_htlc_that_is_not_irrevocable_cannot_be_removed(pair: Pair) -> None:
+    """checklist 15"""
     offer(pair, pair.alice, 1_000_000)
     pair.alice.answer()
     hear(pair.alice, UpdateFailHtlc(channel_id(pair), 1, b"early"))
@@ -362,6 +368,7 @@ def known_preimage(end: End, payment_hash: bytes) -> bytes:
 
 
 def test_nothing_is_heard_before_channel_reestablish(pair: Pair) -> None:
+    """checklist 26"""
     pair.disconnect()
     pair.connect()
     offend(pair, add(pair, 1), says="before channel_reestablish")

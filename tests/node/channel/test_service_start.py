@@ -2,16 +2,21 @@
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 
-from node.channel.events import Connected, FromPeer
+from node.channel import store
+from node.channel.events import Connected, Env, FromPeer, FundingMissing
+from node.channel.lockin import FORGET_AFTER
 from node.channel.service import MAX_EARLY, ChannelService
+from node.channel.state import CloseKind, Closing, Committed
 from node.storage.database import open_database
 from protocol import curve
-from protocol.amounts import BlockHeight, FeeratePerKw
+from protocol.amounts import BlockHeight, FeeratePerKw, Sat
 from protocol.bitcoin.network import REGTEST
+from protocol.bitcoin.transaction import OutPoint, Transaction, TxIn, TxOut
 from protocol.bus.local import LocalBus
 from protocol.bus.messages import chain
 from protocol.bus.messages import peer as peers
@@ -19,9 +24,11 @@ from protocol.bus.service import Service, handles, hears
 from protocol.secret import Secret
 from protocol.wire.bolt2_reestablish import ChannelReestablish
 from protocol.wire.message import encode
+from tests.node.channel.pair import Pair, open_both
 
 PEER = curve.point_of(b"\x22" * 32)
 CHANNEL = b"\xc1" * 32
+COMMITMENT = Transaction(2, (TxIn(OutPoint(b"\x01" * 32, 0)),), (TxOut(Sat(1000), b"\x51"),))
 REESTABLISH = ChannelReestablish(
     CHANNEL,
     next_commitment_number=1,
@@ -33,6 +40,14 @@ REESTABLISH = ChannelReestablish(
 
 class _Chain(Service):
     name: ClassVar[str] = "chain"
+
+    def __init__(self, bus: LocalBus) -> None:
+        super().__init__(bus)
+        self.told: list[Any] = []
+
+    @hears(chain.UnwatchOutput, chain.Forget)
+    def tell(self, message: Any) -> None:
+        self.told.append(message)
 
     @handles(chain.GetTip)
     def tip(self, _request: chain.GetTip) -> chain.Tip:
@@ -91,9 +106,9 @@ class _Service(ChannelService):
 
 
 class Starting:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, create: bool = True) -> None:
         self.bus = LocalBus()
-        self.database = open_database(folder / "lnp.db", create=True)
+        self.database = open_database(folder / "lnp.db", create=create)
         self.signer = _Signer()
         self.peers = _Peers(self.bus)
         self.chain = _Chain(self.bus)
@@ -167,3 +182,55 @@ async def test_peer_that_floods_while_we_start_is_dropped(folder: Path) -> None:
             starting.bus.send("channel", peers.FromPeer(PEER, 1, encode(REESTABLISH)))
         await starting.turns()
         assert [(drop.node_id, drop.connection) for drop in starting.peers.dropped] == [(PEER, 1)]
+
+
+def committed_of(folder: Path) -> Committed:
+    """A channel that Alice opened and Bob has not seen funded: Bob's side."""
+    pair = Pair(folder)
+    asyncio.run(open_both(pair))
+    assert pair.bob.state is not None
+    return pair.bob.state.committed
+
+
+async def test_a_channel_that_is_older_than_aliases_gets_one_for_ever(folder: Path) -> None:
+    """checklist 12"""
+    committed = await asyncio.to_thread(committed_of, folder)
+    committed.alias_local = None
+    aliases = []
+    for run in range(2):
+        starting = Starting(folder, create=run == 0)
+        if run == 0:
+            await starting.database.writer.submit(store.new_channel(1, committed), now=True)
+        del starting.service._channels[CHANNEL]
+        async with starting:
+            channel = starting.service._channels[committed.params.channel_id]
+            aliases.append(channel.state.committed.alias_local)
+    assert aliases[0] is not None
+    assert aliases[0] == aliases[1]
+
+
+async def test_a_channel_that_was_never_funded_is_looked_at_after_each_block(folder: Path) -> None:
+    """checklist 10: after 2016 blocks nobody watches for it and nothing of it is sent any more."""
+    committed = await asyncio.to_thread(committed_of, folder)
+    committed.opened_height = BlockHeight(100)
+    async with Starting(folder) as starting:
+        service = starting.service
+        told: list[Any] = []
+        channel: Any = SimpleNamespace(state=SimpleNamespace(committed=committed), put=told.append)
+        service._env = Env(height=BlockHeight(100 + FORGET_AFTER - 1))
+        service._forget_if_due(channel)
+        await starting.turns()
+        assert (told, starting.chain.told) == ([FundingMissing()], [])
+        service._env = Env(height=BlockHeight(100 + FORGET_AFTER))
+        committed.phase = Closing(CloseKind.OURS, COMMITMENT.serialize())
+        service._forget_if_due(channel)
+        await starting.turns()
+        funding = committed.params.fundings[0]
+        assert told == [FundingMissing()] * 2
+        assert starting.chain.told == [
+            chain.UnwatchOutput(funding.txid, funding.index),
+            chain.Forget(COMMITMENT.txid),
+        ]
+        committed.funding_height = BlockHeight(99)
+        service._forget_if_due(channel)
+        assert len(told) == 2

@@ -18,6 +18,7 @@ from node.storage.database import Database, open_database
 from node.wallet.service import WalletService
 from protocol.amounts import BlockHeight, FeeratePerKw, Msat, Sat
 from protocol.bitcoin.network import REGTEST
+from protocol.bolt9 import OUR_INIT
 from protocol.bus.local import LocalBus
 from protocol.bus.messages import channel as said
 from protocol.bus.messages import peer
@@ -207,7 +208,7 @@ class Pair:
         for node in self.nodes:
             assert node.other is not None
             node.connection = self.connections
-            node.bus.publish(peer.PeerUp(node.other.node_id, self.connections, b""))
+            node.bus.publish(peer.PeerUp(node.other.node_id, self.connections, OUR_INIT.to_bytes()))
 
     def disconnect(self) -> None:
         for node in self.nodes:

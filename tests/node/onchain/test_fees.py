@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from node.onchain.claims import BEFORE_ITS_HTLCS
+from node.onchain.deadlines import TIMEOUT_WITHIN
 from node.onchain.events import CoinsFound
 from node.onchain.state import Kind, Role
 from protocol.amounts import FeeratePerKw
-from protocol.bitcoin.transaction import Transaction
+from protocol.bitcoin.transaction import OutPoint, Transaction
 from tests.node.onchain.test_unilateral import due, has
 from tests.node.onchain.world import Watcher, World
 from tests.support import need
@@ -73,14 +75,17 @@ def _roles(watcher: Watcher, outputs: tuple[tuple[bytes, int], ...]) -> set[Role
 
 
 def test_no_fee_goes_beyond_the_ceiling(world: World) -> None:
-    """The signer's limit is a quarter of what is moved; the machine asks for less and less until it is inside."""
+    """checklist 52: a quarter of what is moved, known before anything is signed; the signer has the same limit, and
+    need not refuse."""
     alice, _ = world.pair.ends
     payment_hash = world.offer(alice, 8_000_000, EXPIRY)
     world.force_close(alice)
     world.mine()
     world.bob.rates = (FeeratePerKw(20_000),) * 3
     world.claim(world.bob, payment_hash)
-    assert "close-fee" in world.bob.refused
+    (output,) = [o for o in world.bob.state.outputs if o.role is Role.THEIR_OFFERED]
+    assert output.ceiling == 2000
+    assert not world.bob.refused
     world.mine_until_done(world.bob)
     (claimed,) = [tx for tx in world.bob.published.values() if shows(tx, world.preimages[payment_hash])]
     assert world.fee_of(claimed) <= 2000
@@ -126,6 +131,27 @@ def test_htlc_transactions_with_anchors_wait_for_coins(world: World, monkeypatch
     world.mine_until_done(world.alice)
     ended = world.alice.outcome(payment_hash)
     assert ended is not None and not ended.paid
+    assert has(world, world.alice) == due(world, world.alice, gave=BIG, won=BIG, untrimmed=1)
+
+
+def test_a_coin_that_is_gone_is_replaced_by_another(world: World) -> None:
+    """checklist 47, 52: the wallet lent one that another transaction of ours had taken; without a new one the HTLC
+    transaction would be refused for ever."""
+    alice, _ = world.pair.ends
+    payment_hash = world.offer(alice, BIG, EXPIRY)
+    world.tolerated = ("bad-txns-inputs-missingorspent",)
+    world.force_close(alice)
+    world.mine_to(EXPIRY - 1)
+    outpoint, position = world.places["alice"][0]
+    real = world.places["alice"][1]
+    world.places["alice"][0] = (OutPoint(b"\x07" * 32, 0), position)
+    world.mine_until_done(world.alice)
+    ended = world.alice.outcome(payment_hash)
+    assert ended is not None and not ended.paid
+    assert world.alice.coins == (2 if world.anchors else 0)
+    if world.anchors:
+        spent = {spend.outpoint for tx in world.alice.published.values() for spend in tx.inputs}
+        assert real[0] in spent and outpoint not in spent
     assert has(world, world.alice) == due(world, world.alice, gave=BIG, won=BIG, untrimmed=1)
 
 
@@ -215,7 +241,7 @@ def test_our_commitment_is_raised_through_its_anchor(anchored: World, crashes: b
     anchored.alice.rates = (FeeratePerKw(5000), FeeratePerKw(4000), FeeratePerKw(3000))
     anchored.alice.published_commitment(commitment)
     paid = []
-    for _ in range(EXPIRY - anchored.chain.height - 1):
+    for _ in range(EXPIRY + TIMEOUT_WITHIN - BEFORE_ITS_HTLCS - anchored.chain.height - 1):
         empty_block(anchored, anchored.alice)
         (claim,) = anchored.alice.state.claims
         child = Transaction.parse(claim.tx or b"")

@@ -12,13 +12,17 @@ from node.onchain.events import (
     NewBlock,
     NotSigned,
     OutputSpent,
+    Publish,
+    ReleaseCoins,
     Resume,
     Settle,
     Sign,
     Signed,
     SpendLost,
     Unconfirmed,
+    Watch,
 )
+from node.onchain.state import FORGET_DEPTH
 from node.storage.database import open_database
 from protocol.amounts import BlockHeight, FeeratePerKw
 from tests.node.onchain.test_fees import shows
@@ -78,6 +82,11 @@ def test_a_restart_says_everything_again(world: World) -> None:
     world.offer(alice, BIG, EXPIRY)
     world.force_close(bob)
     world.mine_until_done(world.alice)
+    resolved = machine.step(world.alice.state, Resume(), world.alice.env)
+    said = [type(effect) for effect in resolved.effects]
+    assert said[:2] == [Settle, Done] and set(said[2:]) <= {Watch, ReleaseCoins}
+    world.mine(FORGET_DEPTH)
+    assert world.alice.state.final and not world.alice.watched
     again = machine.step(world.alice.state, Resume(), world.alice.env)
     assert not again.save
     assert [type(effect) for effect in again.effects] == [Settle, Done]
@@ -90,7 +99,8 @@ def test_a_commitment_that_left_the_chain_is_waited_for(world: World) -> None:
     state, env = world.bob.state, world.bob.env
     gone = machine.step(state, Unconfirmed(), env).state
     assert gone.height is None and all(output.height is None for output in gone.outputs)
-    assert not machine.step(replace(gone, claims=()), NewBlock(), env).effects
+    (again,) = machine.step(replace(gone, claims=()), NewBlock(), env).effects
+    assert again == Publish(gone.facts.tx, f"resolution of channel {gone.facts.channel_id.hex()}")
     back = machine.step(replace(gone, claims=()), Confirmed(BlockHeight(env.height)), env).state
     assert any(isinstance(e, Sign) for e in machine.step(back, NewBlock(), env).effects)
 

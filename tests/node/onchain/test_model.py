@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from node.channel.events import Fulfil
 from protocol.amounts import FeeratePerKw
-from tests.node.onchain.world import COIN, Copy, Watcher, World
+from tests.node.onchain.world import COIN, COINS, Copy, Watcher, World
 from tests.support import need
 
 BASE = 125
@@ -158,5 +158,5 @@ def shared(world: World, scene: Scene, hashes: list[tuple[Drawn, bytes]], copy: 
             assert one.preimage == world.preimages[payment_hash]
     for watcher, amount in due.items():
         left = sum(output.value for output in watcher.state.outputs if output.given_up)
-        has = watcher.income() + watcher.coins_left() - 6 * COIN
+        has = watcher.income() + watcher.coins_left() - COINS * COIN
         assert has == amount - left - world.fees_of(watcher)

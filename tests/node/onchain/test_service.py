@@ -35,7 +35,7 @@ async def resolved(pair: Pair, *nodes: Node, restart_every: int = 0) -> None:
         if restart_every and n % restart_every == 0:
             for node in nodes:
                 await node.restart()
-    raise AssertionError([(await node.channel()) for node in nodes])
+    raise AssertionError([(await node.channel(), node.channels._resolver.states()) for node in nodes])
 
 
 @pytest.mark.parametrize("restart_every", [0, 3], ids=["calm", "restarts"])
@@ -79,6 +79,41 @@ async def test_a_fulfilled_htlc_is_claimed_before_it_expires(pair: Pair) -> None
     settled: said.Settled = await pair.bob.bus.request("channel", said.SettledReceived((htlc.payment_hash,)))
     assert settled.amounts == ((htlc.payment_hash, BIG),)
     assert await pair.bob.balance() > 24_000_000 + 3_000_000 + BIG // 1000 - 5_000
+
+
+async def test_a_preimage_in_the_mempool_is_passed_on_before_any_block_has_it(pair: Pair) -> None:
+    """checklist 46: the payee claims from the payer's commitment, and no miner has taken it yet."""
+    htlc = await pair.offer(pair.alice, BIG, pair.chain.height + 60)
+    pair.disconnect()
+    await pair.alice.bus.request("channel", said.CloseChannel(htlc.channel_id.hex(), 1))
+    await pair.mine(2)
+    pair.fulfil(pair.bob, htlc)
+    await until(lambda: bool(pair.alice.payments.fulfilled))
+    assert pair.chain.mempool.entries
+    await resolved(pair, pair.alice, pair.bob)
+    assert len(pair.alice.payments.fulfilled) == 1
+    assert pair.alice.payments.fulfilled[0].origin == htlc.payment_hash.hex()
+
+
+async def test_a_commitment_of_the_peer_that_waits_is_raised_by_the_running_node(pair: Pair) -> None:
+    """checklist 46, 48: seen in the mempool; the channel goes on until a block has it, and its fee is our matter while
+    an HTLC of ours has a deadline."""
+    await pair.offer(pair.alice, BIG, pair.chain.height + 20)
+    pair.disconnect()
+    info = await pair.alice.channel()
+    pair.alice.backend.estimate = FeeratePerKw(8000)
+    pair.chain.generate_block([])
+    for node in pair.nodes:
+        await node.at_tip()
+    closed = await pair.bob.bus.request("channel", said.CloseChannel(info.channel_id.hex(), 1))
+    theirs = Transaction.parse(closed.tx)
+    await until(lambda: bool(pair.alice.channels._resolver.states()))
+    if info.anchors:
+        await until(lambda: len(pair.chain.mempool.children_of(theirs)) == 1)
+    assert (await pair.alice.channel()).state == "CHANNELD_NORMAL"
+    pair.alice.backend.estimate = FeeratePerKw(1000)
+    await resolved(pair, pair.alice, pair.bob)
+    assert await pair.alice.balance() > 24_000_000 - 3_000_000 - 60_000
 
 
 async def _fulfil_unheard(pair: Pair, htlc: said.HtlcReceived) -> None:

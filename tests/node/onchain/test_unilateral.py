@@ -8,7 +8,7 @@ import pytest
 from node.onchain.state import Kind
 from protocol.amounts import FeeratePerKw
 from protocol.bolt3.fees import commit_fee
-from tests.node.onchain.world import CAPACITY, COIN, PUSH, Watcher, World
+from tests.node.onchain.world import CAPACITY, COIN, COINS, PUSH, Watcher, World
 
 BIG = 200_000_000
 DUST = 100_000
@@ -25,7 +25,7 @@ def due(world: World, watcher: Watcher, *, gave: int, won: int, untrimmed: int) 
     alice = watcher is world.alice
     msat = (1000 * CAPACITY - PUSH if alice else PUSH) - gave
     cost = commit_fee(RATE, untrimmed, world.anchors) + (660 if world.anchors else 0)
-    return msat // 1000 - (cost if alice else 0) + won // 1000 + 6 * COIN - world.fees_of(watcher)
+    return msat // 1000 - (cost if alice else 0) + won // 1000 + COINS * COIN - world.fees_of(watcher)
 
 
 def test_a_close_without_htlcs_brings_both_balances_home(world: World) -> None:

@@ -4,6 +4,7 @@ Nothing runs by itself: `mine` makes blocks and tells both ends what is in them.
 publishes must be taken by the mempool. With `crashes` each end dies between every save and its effects.
 """
 
+from collections import Counter
 from pathlib import Path
 from typing import assert_never
 
@@ -29,6 +30,7 @@ from node.onchain.events import (
     NeedCoins,
     NewBlock,
     NotSigned,
+    NotTaken,
     OutputSpent,
     PeerPointKnown,
     Publish,
@@ -40,13 +42,14 @@ from node.onchain.events import (
     SpendLost,
     Step,
     Unconfirmed,
+    Unwatch,
     Warn,
     Watch,
 )
 from node.onchain.state import Outcome, State
 from protocol.amounts import BlockHeight, FeeratePerKw, Msat, Sat
 from protocol.bitcoin.sighash import segwit_v0
-from protocol.bitcoin.transaction import OutPoint, Transaction, TxOut
+from protocol.bitcoin.transaction import OutPoint, Transaction, TxIn, TxOut
 from protocol.bolt3.commitment import Commitment, Side, build
 from protocol.bolt3.htlc_tx import success_witness, timeout_witness, with_witness
 from protocol.bus.messages import signer as sign
@@ -60,6 +63,7 @@ CAPACITY = 10_000_000
 PUSH = 3_000_000_000
 DELAY = 10
 COIN = Sat(100_000)
+COINS = 30
 RATE = FeeratePerKw(1000)
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(State).decode
@@ -74,14 +78,25 @@ class Copy(msgspec.Struct):
     version: Version
     tx: Transaction
 
-    def htlc_transaction(self, htlc_id: int, *, offered: bool, preimage: bytes = b"") -> Transaction:
-        """The owner's second stage, without any fee input."""
+    def htlc_transaction(
+        self,
+        htlc_id: int,
+        *,
+        offered: bool,
+        preimage: bytes = b"",
+        coin: OutPoint | None = None,
+        change: TxOut | None = None,
+    ) -> Transaction:
+        """The owner's second stage; with anchors it may have a coin, which is not signed, and change."""
         number = self.commitment.content.number
         key = self.channel.htlc_secret(self.channel.point(number))
         for place, output in enumerate(self.commitment.htlcs):
             if (output.htlc.offered, output.htlc.id) != (offered, htlc_id):
                 continue
             tx = self.commitment.second_stage.transaction(output)
+            if coin is not None and change is not None:
+                inputs = (*tx.inputs, TxIn(coin, sequence=0xFFFFFFFD))
+                tx = Transaction(tx.version, inputs, (*tx.outputs, change), tx.locktime)
             ours = sign_ecdsa(key, segwit_v0(tx, 0, output.witness_script, output.value))
             theirs = self.version.signatures[0].htlcs[place]
             script, kind = output.witness_script, self.commitment.remote_hash_type
@@ -100,6 +115,7 @@ class Watcher:
         self.saved: bytes | None = None
         self.watched: set[OutPoint] = set()
         self.outcomes: dict[tuple[bool, int], Outcome] = {}
+        self.times_told: Counter[tuple[bool, int]] = Counter()
         self.warnings: list[str] = []
         self.published: dict[bytes, Transaction] = {}
         self.refused: list[str] = []
@@ -114,6 +130,7 @@ class Watcher:
         self.seen = world.chain.height
         self.funding_height: int | None = None
         self._seen_spends: dict[OutPoint, int] = {}
+        self._seen_unconfirmed: set[tuple[OutPoint, bytes]] = set()
 
     @property
     def state(self) -> State:
@@ -151,6 +168,8 @@ class Watcher:
             match effect:
                 case Watch(txid=txid, index=index):
                     self._watch(OutPoint(txid, index))
+                case Unwatch(txid=txid, index=index):
+                    self.watched.discard(OutPoint(txid, index))
                 case FindPoint(number=number):
                     self._tell()
                     reply = self.end.call(sign.FindPeerPoint(self.state.facts.handle, number))
@@ -162,11 +181,12 @@ class Watcher:
                     self.do(self.world.coins_for(self, claim))
                 case ReleaseCoins(claim=claim):
                     self.released.append(claim)
-                case Publish(tx=tx):
-                    self._publish(tx)
+                case Publish(tx=tx, parents=parents):
+                    self._publish(tx, parents)
                 case Forget(txid=txid):
                     self.forgotten.append(txid)
                 case Settle(outcome=outcome):
+                    self.times_told[outcome.key] += 1
                     known = self.outcomes.setdefault(outcome.key, outcome)
                     assert known == outcome
                 case Warn(sentence=sentence):
@@ -207,15 +227,27 @@ class Watcher:
             case _:
                 raise AssertionError(reply)
 
-    def _publish(self, raw: bytes) -> None:
+    def _publish(self, raw: bytes, parents: tuple[bytes, ...] = ()) -> None:
         tx = Transaction.parse(raw)
         try:
-            self.world.chain.submit(tx)
+            self._submit(tx, [Transaction.parse(parent) for parent in parents])
         except Rejected as error:
-            if error.reason in KNOWN or self.world.may_refuse(error.reason):
+            if error.reason in KNOWN:
+                return
+            if self.world.may_refuse(error.reason):
+                self.do(NotTaken(tx.txid, str(error)))
                 return
             raise
         self.published[tx.txid] = tx
+
+    def _submit(self, tx: Transaction, parents: list[Transaction]) -> None:
+        waiting = [parent for parent in parents if parent.txid not in self.world.chain.mempool]
+        if not waiting:
+            self.world.chain.submit(tx)
+            return
+        self.world.chain.submit_package([*waiting, tx])
+        if tx.txid not in self.world.chain.mempool:
+            raise Rejected("package not taken")
 
     # The chain.
 
@@ -237,16 +269,38 @@ class Watcher:
         if self.saved is not None:
             self.do(NewBlock())
 
+    def look_into_mempool(self) -> None:
+        """As the chain service tells it: each unconfirmed spend of something that we watch, once."""
+        if self.offline:
+            return
+        for entry in list(self.world.chain.mempool):
+            tx = entry.tx
+            for spend in tx.inputs:
+                at = spend.outpoint
+                if (at, tx.txid) in self._seen_unconfirmed:
+                    continue
+                if at == self.world.funding_outpoint:
+                    self._seen_unconfirmed.add((at, tx.txid))
+                    if self.saved is None or self.state.height is None:
+                        self._begin(tx)
+                        self.do(NewBlock())
+                elif at in self.watched:
+                    self._seen_unconfirmed.add((at, tx.txid))
+                    self.do(OutputSpent(at.txid, at.index, tx.serialize(), None))
+
+    def _begin(self, tx: Transaction) -> None:
+        if self.saved is not None and self.state.facts.txid == tx.txid:
+            return
+        assert self.end.state is not None
+        live, finished = channel_store.load_all_htlcs(self.end.database, 1)
+        assert {row.key for row in live} == set(self.end.state.htlcs)
+        committed, volatile = self.end.state.committed, self.end.state.volatile
+        facts = facts_of(committed, volatile, self.end.state.htlcs, finished, tx.serialize())
+        self._after(machine.begin(facts, self.env, None if self.saved is None else self.state))
+
     def _funding_spent(self, tx: Transaction, height: int) -> None:
         self.funding_height = height
-        if self.saved is None or self.state.facts.txid != tx.txid:
-            assert self.end.state is not None
-            live, finished = channel_store.load_all_htlcs(self.end.database, 1)
-            assert {row.key for row in live} == set(self.end.state.htlcs)
-            committed, volatile = self.end.state.committed, self.end.state.volatile
-            facts = facts_of(committed, volatile, self.end.state.htlcs, finished, tx.serialize())
-            self.watched.clear()
-            self._after(machine.begin(facts, self.env, None if self.saved is None else self.state))
+        self._begin(tx)
         self.do(Confirmed(BlockHeight(height)))
 
     def published_commitment(self, tx: Transaction) -> None:
@@ -286,6 +340,14 @@ class Watcher:
                 found += coin.output.value
         return found
 
+    def anchors_taken(self) -> int:
+        """Anchors that came along with a fee."""
+        return 330 * sum(
+            any(self.world.is_anchor(spend.outpoint) for spend in tx.inputs)
+            for txid, tx in self.published.items()
+            if self.world.chain.confirmations(txid)
+        )
+
     def coins_left(self) -> int:
         """What its wallet still has, change among it."""
         keys = self.end.signer.keys
@@ -302,6 +364,7 @@ class World:
         self.funding: Transaction | None = None
         self.mined: set[bytes] = set()
         self.tolerated: tuple[str, ...] = ()
+        self.mempool_is_told = False
         open_channel(
             self.pair,
             anchors=anchors,
@@ -315,7 +378,7 @@ class World:
         self.chain.submit(self.funding)
         self.places: dict[str, list[tuple[OutPoint, int]]] = {"alice": [], "bob": []}
         for end in self.pair.ends:
-            for position in range(6):
+            for position in range(COINS):
                 outpoint = self.chain.fund(end.signer.keys.wallet_script(0, position), COIN)
                 self.places[end.name].append((outpoint, position))
         self.chain.generate(1)
@@ -400,6 +463,9 @@ class World:
 
     def mine(self, count: int = 1) -> None:
         for _ in range(count):
+            if self.mempool_is_told:
+                for watcher in self.watchers:
+                    watcher.look_into_mempool()
             self.chain.generate(1)
             self.mined.update(tx.txid for tx in self.chain.block(self.chain.height).transactions)
             for watcher in self.watchers:
@@ -429,6 +495,10 @@ class World:
                 if any(spend.outpoint == outpoint for spend in tx.inputs):
                     return tx, height
         return None
+
+    def is_anchor(self, outpoint: OutPoint) -> bool:
+        parent = self.chain.transaction(outpoint.txid)
+        return parent is not None and parent.outputs[outpoint.index].value == 330
 
     def fee_of(self, tx: Transaction) -> int:
         spent = 0

@@ -67,7 +67,7 @@ def test_twenty_unpaid_addresses_come_round_again():
 def test_change_takes_the_lowest_index_that_is_free():
     """So plans that are released leave no gap behind."""
     ours = account()
-    assert ours.next_change(()) == 0
+    assert ours.next_free(CHANGE, ()) == 0
     ours.mark_used(CHANGE, 0)
-    assert ours.next_change((1, 2)) == 3
-    assert ours.next_change((2,)) == 1
+    assert ours.next_free(CHANGE, (1, 2)) == 3
+    assert ours.next_free(CHANGE, (2,)) == 1

@@ -1,0 +1,108 @@
+"""What signer, wallet and mempool answered about a transaction of ours (BOLT 5; checklist 47, 50, 52)."""
+
+from msgspec.structs import replace
+
+from node.onchain import planning
+from node.onchain.budget import PENALTIES, STAGED
+from node.onchain.events import CoinsFound, NotSigned, NotTaken, ReleaseCoins, Signed, Warn
+from node.onchain.state import Claim
+from node.onchain.turn import Turn
+from protocol.amounts import FEERATE_FLOOR, FeeratePerKw
+from protocol.bitcoin.transaction import Transaction
+
+TOO_DEAR = ("close-fee", "sweep-too-small")
+"""The signer's words for a fee that is out of proportion."""
+IN_THE_WAY = ("fee", "replacement", "conflict", "spends-conflicting")
+"""In a mempool's refusal: another transaction spends the same, or pays more than we do."""
+
+
+GONE = "missing"
+"""In a mempool's refusal: an input is spent by a block, or its transaction is not known."""
+
+
+def signed(turn: Turn, event: Signed) -> None:
+    claim = turn.claim(event.claim)
+    if claim is None:
+        return  # it ended meanwhile; the transaction pays us all the same, if it can be mined
+    if claim.tx != event.tx:
+        planning.forget(turn, claim)
+    claim = replace(claim, tx=event.tx, tx_feerate=event.feerate_per_kw, waits="", refused="")
+    turn.put_claim(claim)
+    planning.publish(turn, claim)
+
+
+def not_signed(turn: Turn, event: NotSigned) -> None:
+    claim = turn.claim(event.claim)
+    if claim is None:
+        return
+    if event.tag in TOO_DEAR:
+        _too_dear(turn, claim, event.why)
+        return
+    if event.tag in ("fee-coins", "reserve-coin") and claim.coins:
+        turn.do(ReleaseCoins(claim.id))
+        claim = replace(claim, coins=(), change=None)
+    if event.why != claim.waits and event.tag:
+        turn.do(Warn(f"a transaction of a closed channel waits: {event.why}"))
+    turn.put_claim(replace(claim, waits=event.why))
+
+
+def _too_dear(turn: Turn, claim: Claim, why: str) -> None:
+    """Tries a lower feerate. At the lowest that is relayed the output is not worth its fee and is left."""
+    rate = FeeratePerKw(claim.feerate_per_kw * 3 // 4)
+    if claim.feerate_per_kw > FEERATE_FLOOR:
+        lower = FeeratePerKw(max(FEERATE_FLOOR, rate))
+        claim = replace(claim, feerate_per_kw=lower, limit=lower)
+        turn.put_claim(claim)
+        if claim.tx is None:
+            planning.ask(turn, claim)
+        return
+    if claim.tx is not None:
+        return
+    for output in turn.outputs(claim):
+        turn.put_output(replace(output, given_up=f"not worth its fee: {why}"))
+        turn.do(Warn(f"an output of {output.value} sat is left: {why}"))
+    planning.drop_claims(turn, claim.outputs)
+
+
+def not_taken(turn: Turn, event: NotTaken) -> None:
+    """Something stands in the way: a transaction of the peer's, or an older one of ours that came back.
+
+    A coin that the wallet lent may be gone: it had not heard yet that another transaction of ours took it. Then others
+    are asked for, or this one would wait for ever. If ours spends several outputs, one of them may be pinned: they
+    part, so that it does not hold up the rest. One that stands alone pays more at the next block, up to its ceiling.
+    """
+    found = [c for c in turn.state.claims if c.tx and Transaction.parse(c.tx).txid == event.txid]
+    if not found:
+        return
+    claim = found[0]
+    if claim.coins and GONE in event.reason.lower():
+        turn.do(ReleaseCoins(claim.id))
+        planning.forget(turn, claim)
+        fresh = replace(claim, tx=None, tx_feerate=FeeratePerKw(0), coins=(), change=None)
+        turn.put_claim(replace(fresh, waits="a coin of the wallet that was to pay its fee is spent"))
+        return
+    if not any(word in event.reason for word in IN_THE_WAY):
+        return
+    outputs = turn.outputs(claim)
+    if len(outputs) > 1 and outputs[0].role in (*PENALTIES, *STAGED):
+        for output in outputs:
+            turn.put_output(replace(output, alone=True))
+        planning.drop_claims(turn, claim.outputs)
+        planning.plan(turn)
+        return
+    turn.put_claim(replace(claim, refused=event.reason))
+
+
+def coins_found(turn: Turn, event: CoinsFound) -> None:
+    claim = turn.claim(event.claim)
+    if claim is None:
+        turn.do(ReleaseCoins(event.claim))
+        return
+    if not event.coins:
+        if event.why != claim.waits:
+            turn.do(Warn(f"no coin can pay the fee of an HTLC transaction: {event.why}"))
+        turn.put_claim(replace(claim, waits=event.why))
+        return
+    claim = replace(claim, coins=event.coins, change=event.change, waits="")
+    turn.put_claim(claim)
+    planning.ask(turn, claim)

@@ -1,0 +1,82 @@
+"""What the service tells a channel of a connection and of its signer, and the shell's clock (BOLT 9; DESIGN, "Version
+sets"; BOLT 2, "Channel Quiescence")."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from node.channel.channel import Channel
+from node.channel.commands import hello
+from node.channel.events import Connected, Env, Later, QuietTooLong, SignerIsAhead
+from node.channel.service import ChannelService
+from node.channel.state import State
+from protocol.bolt9 import OUR_INIT, FeatureSet
+from protocol.bus.messages import signer as sign
+from tests.node.channel.pair import Pair, open_channel
+
+
+@pytest.mark.parametrize(
+    ("theirs", "told"),
+    [
+        (FeatureSet.of(), Connected(7)),
+        (FeatureSet.of(27, 61), Connected(7, simple_close=True)),
+        (FeatureSet.of(34), Connected(7, can_quiesce=True)),
+        (OUR_INIT, Connected(7, simple_close=True, can_quiesce=True)),
+    ],
+)
+def test_a_channel_is_told_what_both_sides_of_a_connection_know(theirs: FeatureSet, told: Connected) -> None:
+    """checklist 24, 55: used only where both signalled it."""
+    assert hello(theirs, 7) == told
+
+
+def opened(folder: Path) -> tuple[State, sign.NumbersOfChannel]:
+    """In a thread of its own: it runs an event loop, and a signer's database stays in its thread."""
+    pair = Pair(folder)
+    open_channel(pair)
+    assert pair.alice.state is not None
+    return pair.alice.state, pair.alice.numbers()
+
+
+class _Numbers:
+    """A signer that says how far it has come."""
+
+    def __init__(self, *numbers: sign.NumbersOfChannel) -> None:
+        self.numbers = sign.Numbers(numbers)
+
+    async def call(self, request: sign.Request) -> sign.Reply:
+        assert isinstance(request, sign.ChannelNumbers)
+        return self.numbers
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+async def test_a_start_finds_what_the_signer_signed_and_we_forgot(tmp_path: Path, ahead: int) -> None:
+    state, numbers = await asyncio.to_thread(opened, tmp_path)
+    service: Any = ChannelService.__new__(ChannelService)
+    service._signer = _Numbers(replace(numbers, counterparty_signed=numbers.counterparty_signed + ahead))
+    told: list[object] = []
+    channel: Any = Channel(1, state, None)  # type: ignore[arg-type]
+    channel.put = told.append
+    service._channels = {channel.channel_id: channel}
+    await service._compare_numbers()
+    assert told == [SignerIsAhead(numbers.counterparty_signed + 1)] * ahead
+
+
+async def test_what_is_for_later_is_stepped_later(tmp_path: Path) -> None:
+    """checklist 24: the minute of a channel at rest."""
+
+    class Outside:
+        def later(self, _channel: Channel) -> None:
+            woken.set()
+
+    state, _ = await asyncio.to_thread(opened, tmp_path)
+    woken = asyncio.Event()
+    channel = Channel(1, state, Outside())  # type: ignore[arg-type]
+    channel._perform([Later(0.0, QuietTooLong(1))])
+    assert not channel._events
+    await woken.wait()
+    assert channel._events == [QuietTooLong(1)]
+    channel.turn(Env())
+    assert not channel.halted
