@@ -70,18 +70,21 @@ class Payment:
 
 
 class Passing(RuleBasedStateMachine):
+    ANCHORS = True
+    PUSH = 500_000_000
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         self.payments: dict[bytes, Payment] = {}
         self.closing = False
 
-    @initialize(anchors=st.booleans(), push=st.sampled_from([300_000_000, 500_000_000]))
-    def open(self, anchors: bool, push: int) -> None:
+    @initialize()
+    def open(self) -> None:
         self.row = Row(Path(self.folder.name))
-        self.push = push
+        self.push = self.PUSH
         for pair in self.row.pairs:
-            open_channel(pair, anchors=anchors, push=push, funding=FUNDING, policy=Policy())
+            open_channel(pair, anchors=self.ANCHORS, push=self.push, funding=FUNDING, policy=Policy())
 
     def after(self) -> None:
         self.row.forward()
@@ -399,8 +402,27 @@ class Passing(RuleBasedStateMachine):
         assert phase.kind is CloseKind.MUTUAL
 
 
+class PassingOldType(Passing):
+    ANCHORS = False
+
+
+class PassingOneSided(Passing):
+    PUSH = 100_000_000
+
+
+class PassingOldTypeOneSided(Passing):
+    ANCHORS = False
+    PUSH = 100_000_000
+
+
+# Four machines of 500 examples, so that two workers share the 2,000; `make soak` runs 50,000.
+is_quick = settings.default is not None and settings.default.derandomize
+EXAMPLES = settings(
+    max_examples=500 if is_quick else 12_500, stateful_step_count=50 if is_quick else 80, deadline=None
+)
 TestPassing = Passing.TestCase
-if settings.default is not None and settings.default.derandomize:  # the quick profile
-    TestPassing.settings = settings(max_examples=60, stateful_step_count=50)
-else:
-    TestPassing.settings = settings(stateful_step_count=80)
+TestPassingOldType = PassingOldType.TestCase
+TestPassingOneSided = PassingOneSided.TestCase
+TestPassingOldTypeOneSided = PassingOldTypeOneSided.TestCase
+for _case in (TestPassing, TestPassingOldType, TestPassingOneSided, TestPassingOldTypeOneSided):
+    _case.settings = EXAMPLES
