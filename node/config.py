@@ -116,6 +116,13 @@ class BackupConfig(Struct, frozen=True, forbid_unknown_fields=True):
     peers: bool = True
 
 
+class TowerConfig(Struct, frozen=True, forbid_unknown_fields=True):
+    """A file with penalties for a watchtower, which anybody may hold; empty: none. With one the signer works more
+    for each payment, and the file grows by some kilobytes with each."""
+
+    file: str = ""
+
+
 class LogConfig(Struct, frozen=True, forbid_unknown_fields=True):
     level: str = "info"
     file: str = ""
@@ -185,6 +192,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     tor: TorConfig = TorConfig()
     gateway: GatewayConfig = GatewayConfig()
     backup: BackupConfig = BackupConfig()
+    tower: TowerConfig = TowerConfig()
     log: LogConfig = LogConfig()
     electrum: ElectrumConfig | None = None
     channel: ChannelConfig = ChannelConfig()
@@ -309,10 +317,11 @@ def save(directory: Path, config: Config) -> None:
         ("channel", config.channel),
         ("gateway", config.gateway),
         ("backup", config.backup),
+        ("tower", config.tower),
         ("log", config.log),
     )
     for table, part in tables:
-        usual_part = type(part)() if isinstance(part, TorConfig | BackupConfig | ChannelConfig) else None
+        usual_part = type(part)() if isinstance(part, TorConfig | BackupConfig | ChannelConfig | TowerConfig) else None
         if part is None or part == usual_part:
             continue
         lines += ["", f"[{table}]"]
@@ -358,6 +367,7 @@ def _check_names(document: dict[str, Any], kind: type[Struct], prefix: str, wher
             "channel": ChannelConfig,
             "gateway": GatewayConfig,
             "backup": BackupConfig,
+            "tower": TowerConfig,
             "log": LogConfig,
         }
     known = kind.__struct_fields__

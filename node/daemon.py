@@ -39,6 +39,8 @@ from node.signer_link.client import SignerClient, SignerState
 from node.storage.database import Database, open_database
 from node.storage.errors import StorageFailed
 from node.supervisor import Supervisor
+from node.tower.service import NoTower, TowerService
+from node.wallet.reserve import ReserveService
 from node.wallet.service import WalletService
 from protocol.amounts import FeeratePerKw
 from protocol.bitcoin.network import Network
@@ -129,14 +131,29 @@ def _backup(parts: Parts) -> Service:
     )
 
 
+def _reserve(parts: Parts) -> Service:
+    return ReserveService(parts.bus, signer=parts.signer)
+
+
+def _tower(parts: Parts) -> Service:
+    file = parts.config.tower.file
+    if not file:
+        return NoTower(parts.bus)
+    return TowerService(
+        parts.bus, writer=parts.database.writer, signer=parts.signer, file=Path(file).expanduser()
+    )
+
+
 def _channel(parts: Parts) -> Service:
-    return ChannelService(
+    service = ChannelService(
         parts.bus,
         parts.database.writer,
         parts.signer,
         chain_hash=parts.network.chain_hash,
         policy=Policy(zeroconf_peers=parts.config.channel.trusted()),
     )
+    service.keeps_revoked = bool(parts.config.tower.file)
+    return service
 
 
 def _payments(parts: Parts) -> Service:
@@ -164,7 +181,9 @@ def _gossip(parts: Parts) -> Service:
         raise CommandRefused(
             f"an address cannot be announced: {error}", what_to_do="Correct announce in lnp.toml."
         ) from error
-    face = NodeFace(padded_alias(facts.alias), facts.color, encoded, OUR_INIT.within("N").to_bytes())
+    onion_only = parts.config.tor.resolved(parts.config.network).clear != "direct"
+    features = OUR_INIT.within("N").to_bytes()
+    face = NodeFace(padded_alias(facts.alias), facts.color, encoded, features, onion_only)
     return GossipService(
         parts.bus,
         node_id=parts.identity.node_id,
@@ -195,6 +214,7 @@ def _peer(parts: Parts) -> Service:
 SERVICES: tuple[Callable[[Parts], Service], ...] = (
     _chain,
     _wallet,
+    _reserve,
     _channel,
     _routing,
     _payments,
@@ -202,6 +222,7 @@ SERVICES: tuple[Callable[[Parts], Service], ...] = (
     _peer_storage,
     _peer,
     _backup,
+    _tower,
 )
 """In the order of their start. All are made before the first starts, so that nobody misses an event.
 

@@ -98,6 +98,11 @@ def with_version(state: ChannelState, side: Side, version: Version) -> ChannelSt
     return replace(state, counterparty=versions, counterparty_signed=max(state.counterparty_signed, number))
 
 
+def with_released(state: ChannelState, held: frozenset[HtlcKey]) -> ChannelState:
+    """The preimage for these leaves, so from now on each version owes them to us."""
+    return replace(state, released=state.released | held)
+
+
 def without_revoked(state: ChannelState) -> ChannelState:
     """Drops the versions that revocation made worthless, and the preimages that no living HTLC needs."""
     holder = {n: versions for n, versions in state.holder.items() if n >= state.holder_revoked}

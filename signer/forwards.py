@@ -117,7 +117,7 @@ class Forwards:
     def _lives(self, onward: Onward, here: bytes, state: ChannelState) -> bool:
         return not onward.outcome and onward.out in self.standing(onward.out_channel, here, state).offered
 
-    def _channel_of(self, wanted: bytes) -> Channel | None:
+    def channel_of(self, wanted: bytes) -> Channel | None:
         found = self._ids.get(wanted)
         if found is None:
             for channel in self._channels.values():
@@ -153,7 +153,7 @@ class Forwards:
             rules.forward_htlc(out is not None and forward.htlc_id not in named, forward.htlc_id)
             assert out is not None  # noqa: S101 - the rule above has refused
             named.add(forward.htlc_id)
-            source = self._channel_of(forward.from_channel)
+            source = self.channel_of(forward.from_channel)
             noted = self._by_out.get(here, {}).get(out)
             if noted is not None:
                 asked = (None if source is None else source.handle, forward.from_htlc)

@@ -17,8 +17,8 @@ from protocol.hashes import sha256
 from protocol.secret import Secret
 from signer.refusal import Denied
 
-FEATURES = frozenset({8, 14})
-"""var_onion_optin and payment_secret are required; basic_mpp stays off until payments in parts are done."""
+FEATURES = frozenset({8, 14, 17})
+"""var_onion_optin and payment_secret are required, basic_mpp is offered (BOLT 9)."""
 
 
 def preimage_of(invoice_secret: Secret, request_id: bytes) -> Secret:

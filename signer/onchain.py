@@ -5,9 +5,7 @@ Each function gives what a transaction needs, and the state that follows: whoeve
 the channel, so it is frozen from then on.
 """
 
-from msgspec.structs import replace
-
-from protocol.amounts import Msat, Sat
+from protocol.amounts import Sat
 from protocol.bitcoin.script import p2wpkh
 from protocol.bitcoin.sighash import p2wpkh_script_code, segwit_v0
 from protocol.bitcoin.transaction import OutPoint, Transaction, TxIn, TxOut
@@ -18,15 +16,16 @@ from protocol.bolt3.fees import dust_threshold, fee_of_weight
 from protocol.bolt3.funding import bitcoin_signature
 from protocol.bolt3.htlc_tx import success_witness, timeout_witness, with_witness
 from protocol.bolt3.keys import derive_revocation_secret, per_commitment_point
-from protocol.bus.messages.signer import SignSecondStage, SweepInput, SweptHtlc
+from protocol.bus.messages.signer import OtherParts, SignSecondStage, SweepInput, SweptHtlc
 from protocol.curve import point_of, sign_ecdsa
 from protocol.secret import Secret
 from signer.books import Books
 from signer.channel import Channel
-from signer.channel_state import ChannelState, frozen_by_peer
+from signer.channel_state import ChannelState, frozen_by_peer, with_released
+from signer.forwards import standing_of
 from signer.keys import RESERVE, NodeKeys
+from signer.parts import Parts
 from signer.policy import closing, onchain, payments
-from signer.refusal import Denied
 from signer.reserve import Reserve
 
 _LONGEST_SIGNATURE = 72
@@ -40,9 +39,15 @@ def preimage_for(
     given: bytes | None,
     payment_hash: bytes,
     htlc_id: int,
+    others: OtherParts,
     books: Books,
+    parts: Parts,
 ) -> tuple[bytes, ChannelState]:
-    """The evidence of the node, or the preimage of our own invoice, which leaves under the rules of a release."""
+    """The evidence of the node, or the preimage of our own invoice, which leaves under the rules of a release.
+
+    All HTLCs of this hash that stand everywhere in this channel count and are granted with this one, since each is
+    claimed on chain by itself; of other channels those that `others` names.
+    """
     if given is not None:
         onchain.preimage_fits(given, payment_hash)
         return given, state
@@ -50,37 +55,26 @@ def preimage_for(
     if invoice is None:
         raise payments.release_unknown()
     if htlc_id not in invoice.granted:
-        ids = frozenset((htlc_id,))
-        held = payments.release_htlcs(state, payment_hash, ids)
-        _reaches(state, payment_hash, invoice.amount_msat)
-        books.note_release(payment_hash, channel.handle, ids)
-        state = replace(state, released=state.released | held)
+        payments.release_htlcs(state, payment_hash, (htlc_id,))
+        named = parts.named(channel, others)
+        held = frozenset(key for key in standing_of(state).firm.values() if key[2] == payment_hash)
+        elsewhere = [parts.held(other, payment_hash, ids) for other, ids in named]
+        payments.release_amount((held, *elsewhere), invoice.amount_msat)
+        books.note_release(payment_hash, channel.handle, frozenset(key[0] for key in held))
+        for (other, ids), held_there in zip(named, elsewhere, strict=True):
+            books.note_release(payment_hash, other.handle, ids)
+            parts.credit(other, held_there)
+        state = with_released(state, held)
     return invoice.preimage.reveal(), state
 
 
-def _reaches(state: ChannelState, payment_hash: bytes, amount_msat: Msat | None) -> None:
-    """All HTLCs of this hash that stand everywhere count, since each is claimed on chain by itself."""
-    ids = {
-        htlc.id
-        for side, version in state.all_versions()
-        for htlc in version.content.htlcs
-        if htlc.payment_hash == payment_hash and htlc.offered != (side is Side.HOLDER)
-    }
-    standing = frozenset().union(*(_standing(state, payment_hash, htlc_id) for htlc_id in ids))
-    payments.release_amount(standing, amount_msat)
-
-
-def _standing(
-    state: ChannelState, payment_hash: bytes, htlc_id: int
-) -> frozenset[tuple[int, int, bytes, int]]:
-    try:
-        return payments.release_htlcs(state, payment_hash, (htlc_id,))
-    except Denied:
-        return frozenset()
-
-
 def claim(
-    channel: Channel, params: CommitmentParams, state: ChannelState, wanted: SweepInput, books: Books
+    channel: Channel,
+    params: CommitmentParams,
+    state: ChannelState,
+    wanted: SweepInput,
+    books: Books,
+    parts: Parts,
 ) -> Claimed:
     """An HTLC output of the peer's unrevoked commitment: with the preimage, or after its timeout."""
     point = onchain.claim_number(state, wanted.number)
@@ -91,7 +85,9 @@ def claim(
     assert output is not None and htlc is not None  # noqa: S101, PT018 - the rule above has refused
     outpoint = OutPoint(wanted.txid, wanted.index)
     if with_preimage:
-        preimage, state = preimage_for(channel, state, htlc.preimage, htlc.payment_hash, htlc.id, books)
+        preimage, state = preimage_for(
+            channel, state, htlc.preimage, htlc.payment_hash, htlc.id, htlc.others, books, parts
+        )
         item = sweep.htlc_with_preimage(
             outpoint, output.value, output.witness_script, preimage, anchors=params.anchors
         )
@@ -160,6 +156,7 @@ def sign_second_stage(
     books: Books,
     keys: NodeKeys,
     reserve: Reserve,
+    parts: Parts,
 ) -> tuple[bytes, ChannelState]:
     """HTLC-timeout or HTLC-success of the commitment that was force-closed with; signed whole by us, so that nobody
     can attach anything to it."""
@@ -175,7 +172,9 @@ def sign_second_stage(
         preimage = b""
         if not htlc.offered:
             payment_hash = output.htlc.payment_hash
-            preimage, state = preimage_for(channel, state, htlc.preimage, payment_hash, htlc.id, books)
+            preimage, state = preimage_for(
+                channel, state, htlc.preimage, payment_hash, htlc.id, htlc.others, books, parts
+            )
         preimages.append(preimage)
     unsigned = _with_coins(stages, chosen, request, keys, books)
     reserve.spend(request.coins)

@@ -29,8 +29,16 @@ from protocol.errors import MalformedMessage, PeerViolation
 from protocol.hashes import sha256
 from protocol.secret import Secret
 from signer.channel import Channel
-from signer.channel_state import ChannelState, Version, frozen_by_peer, with_version, without_revoked
+from signer.channel_state import (
+    ChannelState,
+    Version,
+    frozen_by_peer,
+    with_released,
+    with_version,
+    without_revoked,
+)
 from signer.forwards import Forwards, Onward
+from signer.parts import Parts
 from signer.policy import backup, balance, fees, onchain, order, payments
 from signer.policy import closing as closing_rules
 from signer.policy import forwards as forward_rules
@@ -62,6 +70,7 @@ class Ledger(Struct, frozen=True):
     """(payment hash, channel): the ids that a preimage was released for."""
     forwards: Forwards
     reserve: Reserve
+    parts: Parts
 
 
 Step = tuple[ChannelState, contract.Result]
@@ -320,12 +329,18 @@ def _release(
     else:
         raise payments.release_unknown()
     ids = frozenset(operation.htlc_ids)
-    if not ids or not ids <= granted:
+    others = ledger.parts.named(channel, operation.others)
+    known = all(theirs <= ledger.granted(payment_hash, other.handle) for other, theirs in others)
+    if not ids or not ids <= granted or not known:
         order.not_frozen(state)
         held = payments.release_htlcs(state, payment_hash, ids)
-        payments.release_amount(held, amount)
+        elsewhere = [ledger.parts.held(other, payment_hash, theirs) for other, theirs in others]
+        payments.release_amount((held, *elsewhere), amount)
         ledger.note_release(payment_hash, channel.handle, ids)
-        state = replace(state, released=state.released | held)
+        for (other, theirs), held_there in zip(others, elsewhere, strict=True):
+            ledger.note_release(payment_hash, other.handle, theirs)
+            ledger.parts.credit(other, held_there)
+        state = with_released(state, held)
     return state, contract.PreimageReleased(preimage)
 
 

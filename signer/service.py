@@ -26,6 +26,7 @@ from signer.gossip import GossipSigner
 from signer.initialise import curve_public, known_network, open_keys
 from signer.invoices import foreign_hash, invoice_changed, make_invoice
 from signer.onchain import sign_second_stage
+from signer.parts import Parts
 from signer.penalties import sign_penalties
 from signer.policy.reserve import ENFORCE, SHADOW
 from signer.policy.session import hello_matches, session_fenced
@@ -74,6 +75,7 @@ class SignerService:
         self._reserve = Reserve(
             self.storage, self._channels, self.keys, self._books.write, self._reserve_mode
         )
+        self._parts = Parts(self._forwards.channel_of)
         self._ledger = operations.Ledger(
             invoice=self._books.invoice,
             note_release=self._books.note_release,
@@ -82,6 +84,7 @@ class SignerService:
             granted=self._books.granted,
             forwards=self._forwards,
             reserve=self._reserve,
+            parts=self._parts,
         )
         self._touched: dict[bytes, Channel] = {}
 
@@ -254,7 +257,7 @@ class SignerService:
         if done is None:
             channel = self._channel(request.channel)
             params, state = channels.ready(channel)
-            done, state = sign_sweep(channel, params, state, request, self._books)
+            done, state = sign_sweep(channel, params, state, request, self._books, self._parts)
             self._books.note_sweep(request, done)
             self._becomes(channel, state)
         return contract.SweepSigned(done)
@@ -263,7 +266,7 @@ class SignerService:
         channel = self._channel(request.channel)
         params, state = channels.ready(channel)
         done, state = sign_second_stage(
-            channel, params, state, request, self._books, self.keys, self._reserve
+            channel, params, state, request, self._books, self.keys, self._reserve, self._parts
         )
         self._becomes(channel, state)
         return contract.SecondStageSigned(done)
@@ -273,11 +276,14 @@ class SignerService:
         self._books.keep()
         self._forwards.keep()
         self._reserve.keep()
+        for channel, state in self._parts.keep():
+            self._becomes(channel, state)
 
     def _forget(self) -> None:
         self._books.forget()
         self._forwards.forget()
         self._reserve.forget()
+        self._parts.forget()
 
     def _becomes(self, channel: Channel, state: ChannelState) -> None:
         if state is not channel.state:

@@ -12,6 +12,7 @@ from signer import onchain
 from signer.books import Books
 from signer.channel import Channel
 from signer.channel_state import ChannelState
+from signer.parts import Parts
 from signer.policy import closing
 from signer.policy import onchain as rules
 from signer.refusal import Denied
@@ -28,12 +29,17 @@ KINDS = (
 
 
 def sign_sweep(
-    channel: Channel, params: CommitmentParams, state: ChannelState, request: SignSweep, books: Books
+    channel: Channel,
+    params: CommitmentParams,
+    state: ChannelState,
+    request: SignSweep,
+    books: Books,
+    parts: Parts,
 ) -> tuple[bytes, ChannelState]:
     """The whole transaction, to the next script of the cold branch, and the state that follows."""
     spent: list[tuple[sweep.SweepInput, Secret]] = []
     for wanted in request.inputs:
-        item, key, state = _input(channel, params, state, wanted, books)
+        item, key, state = _input(channel, params, state, wanted, books, parts)
         spent.append((item, key))
     if not spent or len({item.outpoint for item, _ in spent}) != len(spent):
         raise Denied(
@@ -68,7 +74,12 @@ def sign_sweep(
 
 
 def _input(
-    channel: Channel, params: CommitmentParams, state: ChannelState, wanted: SweepInput, books: Books
+    channel: Channel,
+    params: CommitmentParams,
+    state: ChannelState,
+    wanted: SweepInput,
+    books: Books,
+    parts: Parts,
 ) -> onchain.Claimed:
     match wanted.kind:
         case "to_local":
@@ -78,7 +89,7 @@ def _input(
         case "second_stage_output":
             return *onchain.second_stage_output(channel, params, state, wanted), state
         case "their_offered_with_preimage" | "their_received_after_timeout":
-            return onchain.claim(channel, params, state, wanted, books)
+            return onchain.claim(channel, params, state, wanted, books, parts)
         case "revoked_to_local" | "revoked_htlc" | "revoked_second_stage":
             return onchain.punish(channel, params, state, wanted)
         case _:

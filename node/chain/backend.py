@@ -15,6 +15,7 @@ NOTHING_LEFT_OUT = "proof that nothing was left out"
 PACKAGES = "packages"
 MEMPOOL_SPENDS = "spends in the mempool"
 FEE_ESTIMATES = "fee estimates"
+OTHERS_SPENDS = "spends of others' outputs"
 """What a backend may say that it cannot do."""
 
 
@@ -42,6 +43,15 @@ class Unspent(Struct, frozen=True):
     script: bytes
     confirmations: int
     at: bytes
+
+
+class Placed(Struct, frozen=True):
+    """An output by its place in the chain, in the transaction `txid`."""
+
+    txid: bytes
+    value: Sat
+    script: bytes
+    unspent: bool
 
 
 class Found(Struct, frozen=True):
@@ -81,8 +91,8 @@ class ChainBackend(Protocol):
     async def look(self, height: int, block_hash: bytes, interest: Interest) -> Looked | None:
         """None when that block left the chain meanwhile: there will be a notice."""
 
-    async def transaction_at(self, height: int, tx_index: int) -> Transaction | None:
-        """None when there is no such block, or no such transaction in it."""
+    async def output_at(self, height: int, tx_index: int, output_index: int) -> Placed | None:
+        """None when there is no such block, transaction or output; also for a spent one, if it cannot tell."""
 
     async def output_status(self, txid: bytes, index: int) -> Unspent | None:
         """The output if it is confirmed and not spent by a block."""

@@ -22,14 +22,18 @@ from node.chain.backend import (
     BlockRef,
     Found,
     Outcome,
+    Placed,
     Unspent,
     send_one_by_one,
 )
+from node.chain.bitcoind_answers import bytes_of, field, hash_of, is_missing, package_refusal
 from node.chain.blocks import Interest, Looked, check_block, header_of, look_into, transactions_of
 from node.chain.json_rpc import JsonRpc, RpcError
+from node.chain.together import Together
+from node.chain.txids import BlockTxids, joined_txids
 from protocol.amounts import FEERATE_FLOOR, BlockHeight, FeeratePerKw, Sat
 from protocol.bitcoin.network import Network
-from protocol.bitcoin.transaction import OutPoint, Transaction, parse_txid, txid_hex
+from protocol.bitcoin.transaction import OutPoint, Transaction, txid_hex
 from protocol.bus.zmq_socket import LoopSocket
 from protocol.errors import MalformedMessage
 
@@ -40,12 +44,13 @@ NOT_FOUND = -5
 OUT_OF_RANGE = -8
 ALREADY_IN_CHAIN = -27
 MISC_ERROR = -1
-METHOD_NOT_FOUND = -32601
 REFUSALS = (-22, -25, -26)
 HEADERS_AHEAD = 2
 """A block that was just announced may be under way; more of them, and the backend lags."""
 SILENT_BLOCKS = 3
 OUTPOINTS_AT_ONCE = 500
+HEX_IN_THREAD = 200_000
+"""Digits of a block from which it is worth a thread to look into it."""
 ESTIMATEFEE_MOST = 25
 FETCHED_AT_ONCE = 200
 """Spenders that are fetched in one look into the mempool; the others come with the next one."""
@@ -70,6 +75,8 @@ class Bitcoind:
         self.cannot: frozenset[str] = frozenset()
         self._network = network
         self._rpc = JsonRpc(url, lambda: _read_login(login), certificate=certificate)
+        self._together = Together(lambda: self._rpc)
+        self._txids = BlockTxids(self._together, self._block_with_txids)
         self._zmq_endpoint = zmq_endpoint
         self._poll_seconds = poll_seconds
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
@@ -86,13 +93,14 @@ class Bitcoind:
         self._poll: asyncio.TimerHandle | None = None
 
     async def check(self) -> None:
-        genesis = _hash(await self._call("getblockhash", 0))
+        genesis = hash_of(await self._call("getblockhash", 0))
         if genesis != self._network.chain_hash:
             raise BackendUnusable(
                 f"{self.name} at {self._rpc.url} is not on {self._network.name}: its first block is "
                 f"{txid_hex(genesis)}. Give the address of a bitcoind on {self._network.name}."
             )
         self._missing.clear()
+        self._txids.clear()
         about = await self._optional("getnetworkinfo")
         self.name = self._rpc.server = "btcd" if about is None else "bitcoind"
         gaps = {PACKAGES} if about is None else set()
@@ -107,11 +115,12 @@ class Bitcoind:
 
     async def tip(self) -> BlockRef:
         info = await self._call("getblockchaininfo")
-        height, block_hash = _field(info, "blocks", int), _hash(info.get("bestblockhash"))
+        height, block_hash = field(info, "blocks", int), hash_of(info.get("bestblockhash"))
         time = info.get("time")
         if not isinstance(time, int):
-            time = _field(await self._call("getblockheader", txid_hex(block_hash), True), "time", int)
+            time = field(await self._call("getblockheader", txid_hex(block_hash), True), "time", int)
         self._notice_silence(block_hash)
+        self._txids.tip = height
         return BlockRef(BlockHeight(height), block_hash, time, self._why_behind(info, height))
 
     def _why_behind(self, info: dict[str, Any], height: int) -> str:
@@ -125,14 +134,14 @@ class Bitcoind:
 
     async def block_hash(self, height: int) -> bytes | None:
         try:
-            return _hash(await self._rpc.call("getblockhash", height))
+            return hash_of(await self._rpc.call("getblockhash", height))
         except RpcError as error:
             if error.code == OUT_OF_RANGE or "out of range" in error.message:
                 return None
             raise self._explain(error) from error
 
     async def block(self, block_hash: bytes) -> bytes:
-        return _bytes(await self._call("getblock", txid_hex(block_hash), 0))
+        return bytes_of(await self._call("getblock", txid_hex(block_hash), 0))
 
     async def look(self, height: int, block_hash: bytes, interest: Interest) -> Looked | None:
         """The whole block, or nothing but its header when it has none of the needles."""
@@ -140,34 +149,43 @@ class Bitcoind:
         if raw is None:
             return None
         with self._checking():
-            return look_into(_bytes(raw), block_hash, interest)
+            if isinstance(raw, str) and len(raw) > HEX_IN_THREAD:
+                # 4 MB of transactions take 100 ms: the loop goes on in between.
+                return await asyncio.to_thread(lambda: look_into(bytes_of(raw), block_hash, interest))
+            return look_into(bytes_of(raw), block_hash, interest)
 
-    async def transaction_at(self, height: int, tx_index: int) -> Transaction | None:
-        block_hash = await self.block_hash(height)
-        if block_hash is None:
+    async def output_at(self, height: int, tx_index: int, output_index: int) -> Placed | None:
+        """Only for an output that no block has spent: the others need the whole block, which nobody wants to wait for.
+
+        Look-ups that come together go out together, and those in one block ask for its txids once.
+        """
+        try:
+            txid = await self._txids.at(height, tx_index)
+        except RpcError as error:
+            raise self._explain(error) from error
+        unspent = None if txid is None else await self.output_status(txid, output_index)
+        if txid is None or unspent is None:
             return None
-        transactions = await self._transactions_in(block_hash)
-        return transactions[tx_index] if tx_index < len(transactions) else None
+        return Placed(txid, unspent.value, unspent.script, True)
 
     async def _transactions_in(self, block_hash: bytes) -> list[Transaction]:
         raw = await self.block(block_hash)
         with self._checking():
-            header, transactions = header_of(raw), transactions_of(raw)
-            if header.block_hash != block_hash:
-                raise MalformedMessage(f"another block than {txid_hex(block_hash)}")
-            check_block(header, transactions)
-        return transactions
+            return await asyncio.to_thread(_checked_transactions, raw, block_hash)
 
     async def output_status(self, txid: bytes, index: int) -> Unspent | None:
-        found = await self._call("gettxout", txid_hex(txid), index, False)
+        try:
+            found = await self._together.ask("gettxout", txid_hex(txid), index, False)
+        except RpcError as error:
+            raise self._explain(error) from error
         if found is None:
             return None
-        script = _field(found, "scriptPubKey", dict)
+        script = field(found, "scriptPubKey", dict)
         return Unspent(
-            Sat(round(_field(found, "value", (int, float)) * 100_000_000)),
-            _bytes(script.get("hex")),
-            _field(found, "confirmations", int),
-            _hash(found.get("bestblock")),
+            Sat(round(field(found, "value", (int, float)) * 100_000_000)),
+            bytes_of(script.get("hex")),
+            field(found, "confirmations", int),
+            hash_of(found.get("bestblock")),
         )
 
     async def transaction(self, txid: bytes, height: int | None = None) -> Found | None:
@@ -177,11 +195,11 @@ class Bitcoind:
             return await self._transaction_in(txid, height)
         if found is None:
             return None
-        raw = self._right(txid, _bytes(_field(found, "hex", str))).serialize()
+        raw = self._right(txid, bytes_of(field(found, "hex", str))).serialize()
         if not found.get("blockhash"):
             return Found(raw, None)
         header = await self._call("getblockheader", found["blockhash"], True)
-        return Found(raw, BlockHeight(_field(header, "height", int)))
+        return Found(raw, BlockHeight(field(header, "height", int)))
 
     async def _transaction_in(self, txid: bytes, height: int) -> Found | None:
         block_hash = await self.block_hash(height)
@@ -189,6 +207,14 @@ class Bitcoind:
             return None
         tx = next((tx for tx in await self._transactions_in(block_hash) if tx.txid == txid), None)
         return None if tx is None else Found(tx.serialize(), BlockHeight(height))
+
+    async def _block_with_txids(self, block_hash: bytes) -> bytes | None:
+        """The txids of a block, joined; None when it is not known any more."""
+        answer = await self._call("getblock", txid_hex(block_hash), 1, none_for=NOT_FOUND)
+        if answer is None:
+            return None
+        with self._checking():
+            return await asyncio.to_thread(joined_txids, answer, block_hash)
 
     def _right(self, txid: bytes, raw: bytes) -> Transaction:
         with self._checking():
@@ -227,13 +253,13 @@ class Bitcoind:
         try:
             answer = await self._rpc.call("submitpackage", [raw.hex() for raw in (*parents, child)])
         except RpcError as error:
-            if _is_missing(error):
+            if is_missing(error):
                 self.cannot |= {PACKAGES}
                 return await send_one_by_one(self.broadcast, parents, child)
             if error.code in REFUSALS:
                 return Outcome(False, error.message)
             raise self._explain(error) from error
-        reason, parent_errors = _package_refusal(answer, txid_hex(Transaction.parse(child).txid))
+        reason, parent_errors = package_refusal(answer, txid_hex(Transaction.parse(child).txid))
         if reason and any(word in error for error in parent_errors for word in KNOWN):
             return await self.broadcast(child)  # a parent that is in a block is no part of a package any more
         return Outcome(not reason, reason)
@@ -273,7 +299,7 @@ class Bitcoind:
                 return ()
             for row in rows if isinstance(rows, list) else ():
                 if isinstance(row, dict) and row.get("spendingtxid"):
-                    spenders[_hash(row["spendingtxid"])] = None
+                    spenders[hash_of(row["spendingtxid"])] = None
         self._spenders = {txid: tx for txid, tx in self._spenders.items() if txid in spenders}
         new = [txid for txid in spenders if txid not in self._spenders]
         if len(new) > FETCHED_AT_ONCE:
@@ -281,7 +307,7 @@ class Bitcoind:
         for txid in new[:FETCHED_AT_ONCE]:
             raw = await self._call("getrawtransaction", txid_hex(txid), 0, none_for=NOT_FOUND)
             if raw is not None:  # it may have been replaced meanwhile
-                self._spenders[txid] = self._right(txid, _bytes(raw))
+                self._spenders[txid] = self._right(txid, bytes_of(raw))
         return tuple(self._spenders.values())
 
     def _look_out_for(self, needles: frozenset[bytes]) -> None:
@@ -334,6 +360,7 @@ class Bitcoind:
     async def close(self) -> None:
         if self._poll is not None:
             self._poll.cancel()
+        self._together.close()
         if self._link is not None:
             self._link.close()
             self._socket = None
@@ -358,7 +385,7 @@ class Bitcoind:
         try:
             return await self._rpc.call(method, *params)
         except RpcError as error:
-            if not _is_missing(error):
+            if not is_missing(error):
                 raise self._explain(error) from error
             self._missing.add(method)
             return None
@@ -376,25 +403,12 @@ class Bitcoind:
         return BackendUnusable(f"{self.name} says: {error}. See its log.")
 
 
-def _is_missing(error: RpcError) -> bool:
-    return error.code == METHOD_NOT_FOUND or "unimplemented" in error.message
-
-
-def _package_refusal(answer: Any, child: str) -> tuple[str, list[str]]:
-    """What submitpackage has against the child, empty if nothing, and what it has against the others."""
-    message, rows = _field(answer, "package_msg", str), _field(answer, "tx-results", dict)
-    errors = {
-        row.get("txid"): row["error"]
-        for row in rows.values()
-        if isinstance(row, dict) and isinstance(row.get("error"), str)
-    }
-    if message == "success" or (
-        child not in errors and any(row.get("txid") == child for row in rows.values())
-    ):
-        return "", []
-    others = [error for txid, error in errors.items() if txid != child]
-    said = [f"parent: {error}" for error in others] + ([errors[child]] if child in errors else [])
-    return f"{message}: {'; '.join(said)}" if said else message, others
+def _checked_transactions(raw: bytes, block_hash: bytes) -> list[Transaction]:
+    header, transactions = header_of(raw), transactions_of(raw)
+    if header.block_hash != block_hash:
+        raise MalformedMessage(f"another block than {txid_hex(block_hash)}")
+    check_block(header, transactions)
+    return transactions
 
 
 def _read_login(login: str | Path) -> str:
@@ -408,30 +422,3 @@ def _read_login(login: str | Path) -> str:
         raise BackendUnusable(
             f"the cookie file {login} cannot be read: {error.strerror}. Give this user the right to."
         ) from error
-
-
-def _nonsense(what: str) -> BackendUnusable:
-    return BackendUnusable(
-        f"bitcoind answers {what} in a form that we do not know. Check its version (24 or newer)."
-    )
-
-
-def _field(answer: Any, name: str, kind: type | tuple[type, ...]) -> Any:
-    value = answer.get(name) if isinstance(answer, dict) else None
-    if not isinstance(value, kind):
-        raise _nonsense(name)
-    return value
-
-
-def _hash(text: Any) -> bytes:
-    try:
-        return parse_txid(text)
-    except (ValueError, TypeError) as error:
-        raise _nonsense("a hash") from error
-
-
-def _bytes(text: Any) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except (ValueError, TypeError) as error:
-        raise _nonsense("bytes") from error

@@ -1,6 +1,7 @@
 """Reading blocks: header, transactions, and a quick look whether anything in them concerns us."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 
 from msgspec import Struct
 
@@ -27,6 +28,8 @@ class Interest(Struct, frozen=True):
     """A block without any of these bytes (scripts, outpoints) does not concern us."""
     scripts: frozenset[bytes]
     """All that concerns us pays to one of these scripts, or spends from it."""
+    spends: AbstractSet[bytes] = frozenset()
+    """Outpoints of others of which only the spending matters, serialised. It may grow while it is looked into."""
 
 
 class Looked(Struct, frozen=True):
@@ -34,6 +37,8 @@ class Looked(Struct, frozen=True):
 
     header: Header
     transactions: tuple[tuple[int, Transaction], ...]
+    spent: tuple[bytes, ...] = ()
+    """Those of `Interest.spends` that it spends; from a backend with whole blocks alone."""
 
 
 def header_of(raw: bytes) -> Header:
@@ -57,7 +62,12 @@ def transactions_of(raw: bytes) -> list[Transaction]:
 
 def check_block(header: Header, transactions: list[Transaction]) -> None:
     """Raises MalformedMessage unless these are the transactions that the header commits to."""
-    level = [tx.txid for tx in transactions]
+    check_txids(header, [tx.txid for tx in transactions])
+
+
+def check_txids(header: Header, txids: Sequence[bytes]) -> None:
+    """The same for the ids of all its transactions, in order."""
+    level = list(txids)
     if len(set(level)) != len(level):
         raise MalformedMessage(
             "a block has a transaction twice"
@@ -82,8 +92,54 @@ def look_into(raw: bytes, block_hash: bytes, interest: Interest) -> Looked:
     header = header_of(raw)
     if header.block_hash != block_hash:
         raise MalformedMessage(f"the backend gave another block than {txid_hex(block_hash)}")
+    spent = spent_in(raw, interest.spends) if interest.spends else ()
     if not concerns(raw, interest.needles):
-        return Looked(header, ())
+        return Looked(header, (), spent)
     transactions = transactions_of(raw)
     check_block(header, transactions)
-    return Looked(header, tuple(enumerate(transactions)))
+    return Looked(header, tuple(enumerate(transactions)), spent)
+
+
+def spent_in(raw: bytes, wanted: AbstractSet[bytes]) -> tuple[bytes, ...]:
+    """Which of these serialised outpoints the block spends. Raises MalformedMessage.
+
+    A walk over the bytes: to make objects of all transactions costs several times as much.
+    """
+    found = []
+    try:
+        count, at = _compact(raw, HEADER_BYTES)
+        for _ in range(count):
+            at += 4
+            segwit = raw[at] == 0  # the marker stands where the number of inputs would, which is never 0
+            inputs, at = _compact(raw, at + 2 if segwit else at)
+            for _ in range(inputs):
+                outpoint = raw[at : at + 36]
+                if outpoint in wanted:
+                    found.append(outpoint)
+                size, at = _compact(raw, at + 36)
+                at += size + 4
+            outputs, at = _compact(raw, at)
+            for _ in range(outputs):
+                size, at = _compact(raw, at + 8)
+                at += size
+            if segwit:
+                for _ in range(inputs):
+                    items, at = _compact(raw, at)
+                    for _ in range(items):
+                        size, at = _compact(raw, at)
+                        at += size
+            at += 4
+    except IndexError as error:
+        raise MalformedMessage("a block ends inside a transaction") from error
+    if at != len(raw):
+        raise MalformedMessage("a block ends before or after its last transaction")
+    return tuple(found)
+
+
+def _compact(raw: bytes, at: int) -> tuple[int, int]:
+    """A compact size and what follows it."""
+    first = raw[at]
+    if first < 0xFD:
+        return first, at + 1
+    size = 1 << first - 0xFC
+    return int.from_bytes(raw[at + 1 : at + 1 + size], "little"), at + 1 + size

@@ -13,12 +13,14 @@ import structlog
 
 from node.chain.backend import (
     NOTHING_LEFT_OUT,
+    OTHERS_SPENDS,
     PACKAGES,
     BackendAway,
     BackendUnusable,
     BlockRef,
     Found,
     Outcome,
+    Placed,
     Unspent,
     send_one_by_one,
 )
@@ -64,7 +66,7 @@ class Electrum:
         poll_seconds: float = POLL_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.cannot: frozenset[str] = frozenset({NOTHING_LEFT_OUT, PACKAGES})
+        self.cannot: frozenset[str] = frozenset({NOTHING_LEFT_OUT, OTHERS_SPENDS, PACKAGES})
         self._network = network
         self._clock = clock
         self._poll_seconds = poll_seconds
@@ -278,7 +280,15 @@ class Electrum:
             raise self._lie(f"another transaction than {txid_hex(txid)}")
         return tx
 
-    async def transaction_at(self, height: int, tx_index: int) -> Transaction | None:
+    async def output_at(self, height: int, tx_index: int, output_index: int) -> Placed | None:
+        tx = await self._transaction_at(height, tx_index)
+        if tx is None or output_index >= len(tx.outputs):
+            return None
+        unspent = await self.output_status(tx.txid, output_index)
+        output = tx.outputs[output_index]
+        return Placed(tx.txid, output.value, output.script_pubkey, unspent is not None)
+
+    async def _transaction_at(self, height: int, tx_index: int) -> Transaction | None:
         header = await self._header(height)
         if header is None:
             return None

@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,6 +15,8 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 MAX_HEADER_BYTES = 65_536
 TIMEOUT_SECONDS = 60.0
 HANDSHAKE_SECONDS = 15.0
+NO_BATCHES = -32600
+"""What JSON-RPC calls an invalid request."""
 
 
 class RpcError(Exception):
@@ -38,6 +40,11 @@ class _Reply(msgspec.Struct):
 
 
 _decode = msgspec.json.Decoder(_Reply).decode
+_decode_many = msgspec.json.Decoder(list[_Reply]).decode
+
+
+def _outcome(reply: _Reply) -> Any:
+    return reply.result if reply.error is None else RpcError(reply.error.code, reply.error.message)
 
 
 class JsonRpc:
@@ -66,11 +73,30 @@ class JsonRpc:
 
     async def call(self, method: str, *params: Any) -> Any:
         """Raises RpcError, BackendAway or BackendUnusable. JSON of unknown shape: the caller looks at it."""
+        status, answer = await self._post(msgspec.json.encode(self._request(method, params)))
+        return self._result(status, answer)
+
+    async def batch(self, calls: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
+        """Several at once; an item that failed is a RpcError. Raises RpcError for a server that takes no batches."""
+        first = self._next_id + 1
+        requests = [self._request(method, params) for method, params in calls]
+        status, answer = await self._post(msgspec.json.encode(requests))
+        try:
+            replies = _decode_many(answer)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self._result(status, answer)  # which tells a wrong login or a busy server
+            raise RpcError(NO_BATCHES, "the answer to a batch is no list") from None
+        found = {reply.id: reply for reply in replies}
+        if found.keys() != set(range(first, first + len(calls))):
+            raise RpcError(NO_BATCHES, "the answers to a batch are not those that it asked for")
+        return [_outcome(found[first + at]) for at in range(len(calls))]
+
+    def _request(self, method: str, params: Sequence[Any]) -> dict[str, Any]:
+        self._next_id += 1
+        return {"jsonrpc": "1.0", "id": self._next_id, "method": method, "params": params}
+
+    async def _post(self, body: bytes) -> tuple[int, bytes]:
         async with self._lock:
-            self._next_id += 1
-            body = msgspec.json.encode(
-                {"jsonrpc": "1.0", "id": self._next_id, "method": method, "params": params}
-            )
             kept = self._streams is not None
             try:
                 try:
@@ -100,7 +126,7 @@ class JsonRpc:
             except BaseException:
                 self._drop()  # cancelled in the middle: what follows on this connection is not ours
                 raise
-        return self._result(status, answer)
+        return status, answer
 
     def close(self) -> None:
         self._drop()

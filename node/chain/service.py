@@ -8,16 +8,27 @@ import asyncio
 from typing import ClassVar
 
 import structlog
+from msgspec.structs import replace
 
-from node.chain.backend import MEMPOOL_SPENDS, BackendAway, BackendUnusable, BlockRef, ChainBackend
+from node.chain.backend import (
+    MEMPOOL_SPENDS,
+    OTHERS_SPENDS,
+    BackendAway,
+    BackendUnusable,
+    BlockRef,
+    ChainBackend,
+)
 from node.chain.blocks import Looked
+from node.chain.questions import Questions, no_backend
 from node.chain.sending import UNCONFIRM_OWN, Sending
+from node.chain.spends import Spends
 from node.chain.watches import Watched, Watches
 from node.storage.writer import Unit, Writer
 from protocol.amounts import BlockHeight, FeeratePerKw
 from protocol.bitcoin.transaction import OutPoint, txid_hex
 from protocol.bus.bus import Bus
 from protocol.bus.messages.chain import (
+    SPENDS_BACK,
     BlockConnected,
     BlockDisconnected,
     Broadcast,
@@ -27,22 +38,20 @@ from protocol.bus.messages.chain import (
     ChainStatus,
     Forget,
     GetChainStatus,
-    GetFeerate,
-    GetOutputAt,
     GetTip,
-    GetTransaction,
-    OutputAt,
     OutputStatus,
     ScanFrom,
     Scanned,
+    SpendsWatched,
     Tip,
     TipChanged,
-    TransactionFound,
     UnwatchOutput,
+    UnwatchSpends,
     WatchOutput,
     WatchScript,
+    WatchSpends,
 )
-from protocol.bus.service import Service, handles, hears
+from protocol.bus.service import handles, hears
 from protocol.errors import CommandRefused, MalformedMessage
 
 log = structlog.get_logger()
@@ -54,7 +63,7 @@ SEARCHED_AT_ONCE = 32
 """Blocks that a search looks into before a new block gets its turn."""
 
 
-class ChainService(Service):
+class ChainService(Questions):
     name: ClassVar[str] = "chain"
 
     def __init__(
@@ -66,12 +75,11 @@ class ChainService(Service):
         fallback_feerate: FeeratePerKw | None = None,
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
-        super().__init__(bus)
-        self._backend = backend
+        super().__init__(bus, backend, fallback_feerate)
         self._writer = writer
-        self._fallback_feerate = fallback_feerate
         self._retry_seconds = retry_seconds
         self._watches = Watches()
+        self._spends = Spends()
         self._sending = Sending(backend, writer, self._watches)
         self._hashes: dict[int, bytes] = {}
         self._tip = -1
@@ -84,7 +92,6 @@ class ChainService(Service):
         self._untold = False
         """Whether blocks came or went since the last TipChanged."""
         self._away = ""
-        self._behind = ""
         self._unread = ""
         """Why the mempool could not be read."""
 
@@ -217,6 +224,9 @@ class ChainService(Service):
         )
         lost = self._watches.disconnect(height)
         self.bus.publish(BlockDisconnected(height, block_hash))
+        unspent = self._spends.disconnect(height)
+        if unspent is not None:
+            self.bus.publish(unspent)
         for event in lost:
             self.bus.publish(event)
 
@@ -226,7 +236,8 @@ class ChainService(Service):
         block_hash = await self._backend.block_hash(height)
         if block_hash is None:
             return False
-        looked = await self._backend.look(height, block_hash, self._watches.interest())
+        interest = replace(self._watches.interest(), spends=self._spends.wanted)
+        looked = await self._backend.look(height, block_hash, interest)
         if looked is None or looked.header.previous != self._hashes[self._tip]:
             return False
         self._tip = height
@@ -235,6 +246,8 @@ class ChainService(Service):
         self._watches.own_confirmed.pop(height - KEPT_BLOCKS, None)
         rows: Unit = [(PUT_SCAN, [(height, block_hash)]), (CUT_SCAN, [(height - KEPT_BLOCKS, height)])]
         self.bus.publish(BlockConnected(height, block_hash, looked.header.time))
+        if self._spends.wanted:
+            self.bus.publish(self._spends.connect(height, looked.spent, self._tip))
         self._writer.submit(rows + self._look_into(height, looked), now=False)
         return True
 
@@ -305,7 +318,7 @@ class ChainService(Service):
                 await self._find(outpoint, watched, request.since)
                 break
             except BackendUnusable as error:
-                raise _no_backend(error) from error
+                raise no_backend(error) from error
             except BackendAway as error:
                 # The channel that asks must not lose its watch because of a restart of the backend.
                 self._went_away(str(error))
@@ -373,10 +386,50 @@ class ChainService(Service):
         try:
             last = BlockHeight(await self._search(request.height))
         except (BackendAway, BackendUnusable) as error:
-            raise _no_backend(error) from error
+            raise no_backend(error) from error
         for event in self._watches.standing(last):
             self.bus.publish(event)
         return Scanned(request.height, last)
+
+    # Spends of others' outputs.
+
+    @handles(WatchSpends)
+    async def watch_spends(self, request: WatchSpends) -> SpendsWatched:
+        await self._tip_known.wait()
+        if OTHERS_SPENDS in self._backend.cannot:
+            return SpendsWatched(BlockHeight(self._tip), able=False)
+        self._spends.watch(request.outpoints)
+        first = max(request.since, self._tip - SPENDS_BACK, -1) + 1
+        complete = first == request.since + 1
+        try:
+            height = await self._search_spends(first)
+        except BackendAway as error:
+            raise no_backend(error) from error
+        except BackendUnusable as error:
+            log.warning("spends_not_read", from_height=first, reason=str(error))
+            height, complete = self._tip, False
+        return SpendsWatched(BlockHeight(height), complete=complete)
+
+    async def _search_spends(self, first: int) -> int:
+        """Blocks that were read before these outputs were watched; a new block gets its turn between any two."""
+        at = first
+        while True:
+            async with self._lock:
+                if at > self._tip:
+                    return self._tip
+                block_hash = self._hashes.get(at) or await self._backend.block_hash(at)
+                looked = None
+                if block_hash is not None:
+                    looked = await self._backend.look(at, block_hash, self._spends.interest)
+                if looked is None:
+                    raise BackendAway("the chain changed while it was searched. We try again.")
+                if looked.spent:
+                    self.bus.publish(self._spends.connect(BlockHeight(at), looked.spent, self._tip))
+                at += 1
+
+    @hears(UnwatchSpends)
+    def unwatch_spends(self, message: UnwatchSpends) -> None:
+        self._spends.unwatch(message.outpoints)
 
     # Questions.
 
@@ -395,48 +448,3 @@ class ChainService(Service):
             self._away,
             self._behind,
         )
-
-    @handles(GetFeerate)
-    async def get_feerate(self, request: GetFeerate) -> FeeratePerKw:
-        try:
-            rate = None if self._behind else await self._backend.feerate(request.target_blocks)
-        except (BackendAway, BackendUnusable) as error:
-            raise _no_backend(error) from error
-        if rate is None:
-            rate = self._fallback_feerate
-        if rate is None:
-            raise CommandRefused(
-                f"{self._backend.name} has no fee estimate yet"
-                + (f": {self._behind}" if self._behind else ""),
-                what_to_do="Give a feerate yourself, or wait until it has seen some blocks.",
-            )
-        return rate
-
-    @handles(GetTransaction)
-    async def get_transaction(self, request: GetTransaction) -> TransactionFound | None:
-        try:
-            found = await self._backend.transaction(request.txid, request.height)
-        except (BackendAway, BackendUnusable) as error:
-            raise _no_backend(error) from error
-        return None if found is None else TransactionFound(found.raw, found.height)
-
-    @handles(GetOutputAt)
-    async def get_output_at(self, request: GetOutputAt) -> OutputAt | None:
-        try:
-            tx = await self._backend.transaction_at(request.height, request.tx_index)
-            if tx is None:
-                return None
-            if request.output_index >= len(tx.outputs):
-                return None
-            unspent = await self._backend.output_status(tx.txid, request.output_index)
-        except (BackendAway, BackendUnusable) as error:
-            raise _no_backend(error) from error
-        output = tx.outputs[request.output_index]
-        return OutputAt(tx.txid, output.value, output.script_pubkey, unspent is not None)
-
-
-def _no_backend(error: Exception) -> CommandRefused:
-    again = "Ask again when the chain is back."
-    if isinstance(error, BackendUnusable):
-        again = "Ask again when that is done."
-    return CommandRefused(str(error).rstrip("."), what_to_do=again)

@@ -193,7 +193,7 @@ def _refused(turn: Turn, question: Question | None, refusal: Refused, results: t
         return
     turn.c.question = None
     unpaid = _refused_release(turn, question, results)
-    offers, wants = _take_back_remote(turn)
+    offers, wants = _take_back_remote(turn, question)
     if unpaid:
         # The offers were not judged, so they are made again; the HTLCs stay.
         refused = [want for want in wants if isinstance(want, FulfilWant) and want.htlc_id in unpaid]
@@ -223,7 +223,7 @@ def _offer_again(row: Htlc) -> OfferWant:
     return OfferWant(row.amount_msat, row.payment_hash, row.cltv_expiry, row.onion or b"", row.origin or "")
 
 
-def _take_back_remote(turn: Turn) -> tuple[list[Htlc], list[Want]]:
+def _take_back_remote(turn: Turn, question: Question) -> tuple[list[Htlc], list[Want]]:
     """The newest commitment of the peer was not signed: as if it had never been prepared.
 
     Answers our offers, which are gone, and our removals as the wishes that they were.
@@ -240,7 +240,7 @@ def _take_back_remote(turn: Turn) -> tuple[list[Htlc], list[Want]]:
             turn.put(replace(row, remote_from=None))
         elif row.remote_to == number:
             if not row.offered:
-                wants.append(_removal_again(row))
+                wants.append(_removal_again(row, question))
             asked = row.preimage == b""
             turn.put(replace(row, remote_to=None, preimage=None if asked else row.preimage))
     turn.c.next_offered_id -= len(offers)
@@ -253,16 +253,16 @@ def _take_back_remote(turn: Turn) -> tuple[list[Htlc], list[Want]]:
     return offers, wants
 
 
-def _removal_again(row: Htlc) -> Want:
+def _removal_again(row: Htlc, question: Question) -> Want:
     if row.preimage is not None:
-        return FulfilWant(row.id, row.preimage or None)
+        return FulfilWant(row.id, row.preimage or None, question.others.get(row.id, ()))
     return FailWant(row.id, row.failure or b"", row.failure_code)
 
 
 def _forget_commitment(turn: Turn, question: Question) -> None:
     """The peer's commitment_signed was no good: its updates, and what we built on them, never were."""
     if question.sign:
-        offers, wants = _take_back_remote(turn)
+        offers, wants = _take_back_remote(turn, question)
         turn.v = replace(turn.v, wants=(*wants, *turn.v.wants))
         for row in offers:
             if row.origin is not None:

@@ -129,6 +129,6 @@ class ChainSide(ChannelHost):
         state = channel.state
         if not state.htlcs or not isinstance(state.committed.phase, Normal | ShuttingDown):
             return
-        why = must_close(running(state.committed, state.htlcs), self._env.height)
+        why = must_close(running(state.committed, state.htlcs, state.volatile), self._env.height)
         if why is not None:
             channel.put(ForceCloseWanted(why))

@@ -12,7 +12,7 @@ from typing import Protocol, assert_never
 
 import structlog
 
-from node.channel import store
+from node.channel import revoked, store
 from node.channel.events import (
     AskSigner,
     Drop,
@@ -66,6 +66,9 @@ def entry_of(events: Sequence[Event], effects: Sequence[Effect]) -> str:
 
 class Outside(Protocol):
     """What a channel needs of the service that hosts it."""
+
+    keeps_revoked: bool
+    """A watchtower is wanted: what the peer revokes is noted for it."""
 
     def save(self, unit: store.Unit, *, now: bool) -> asyncio.Future[None]: ...
 
@@ -127,10 +130,10 @@ class Channel:
         self.state = step.state
         saved: asyncio.Future[None] | None = None
         if step.save is not Save.NONE:
-            saved = self._outside.save(
-                store.changes(self.row_id, before, step, entry_of(events, step.effects)),
-                now=step.save is Save.NOW,
-            )
+            unit = store.changes(self.row_id, before, step, entry_of(events, step.effects))
+            if self._outside.keeps_revoked:
+                unit += revoked.note(before, step.state)
+            saved = self._outside.save(unit, now=step.save is Save.NOW)
             saved.add_done_callback(self._saved)
         self._start(step, saved)
         later: list[Effect] = [e for e in step.effects if not isinstance(e, AskSigner | Peel)]

@@ -25,7 +25,9 @@ from node.channel.turn import Turn
 from protocol import curve
 from protocol.bolt3.commitment import Side
 from protocol.bolt4 import failure as failures
+from protocol.bolt4 import payload as payloads
 from protocol.bolt4.failure_onion import FailureKeys, create
+from protocol.bolt4.sphinx import InvalidOnionPayload as BadPayload
 from protocol.bus.messages import channel as said
 from protocol.bus.messages.signer import (
     AcceptRevocation,
@@ -34,6 +36,7 @@ from protocol.bus.messages.signer import (
     LearnPreimage,
     OnionToPeel,
     Operation,
+    OtherParts,
     Peeled,
     PeerSignatures,
     ReleasePreimage,
@@ -114,13 +117,14 @@ def _prepare_commitment(turn: Turn, local_number: int) -> None:
             changed = FeeStep(step.feerate_per_kw, step.local_from, number)
             turn.c.fees = (*turn.c.fees[:index], changed, *turn.c.fees[index + 1 :])
             due = True
-    taken, release = updates.take_wants(turn, number)
+    taken, release, parts = updates.take_wants(turn, number)
     if turn.c.stray is not None and not (due or taken):
         due = True
         updates.repeat_feerate(turn, number)
     if due or taken:
         turn.c.remote_number = number
-        turn.c.question = replace(turn.c.question or Question(), sign=True, release=release)
+        question = turn.c.question or Question()
+        turn.c.question = replace(question, sign=True, release=release, others=parts)
 
 
 def maybe_commit(turn: Turn) -> None:
@@ -168,7 +172,7 @@ def operations(committed: Committed, htlcs: Htlcs) -> tuple[Operation, ...]:
         ops.append(RevokeHolder(committed.local_number))
     for payment_hash, ids in releases(htlcs, question).items():
         known = next((preimage for n in ids if (preimage := htlcs[False, n].preimage)), None)
-        ops.append(ReleasePreimage(payment_hash, tuple(ids), known))
+        ops.append(ReleasePreimage(payment_hash, tuple(ids), known, _others(question, ids)))
     if question.sign:
         ops.append(_signing(committed, htlcs))
     return tuple(ops)
@@ -185,6 +189,17 @@ def _signing(committed: Committed, htlcs: Htlcs) -> SignCounterparty:
                 forwards.append(Forward(row.id, *incoming))
     forwards.sort(key=lambda forward: forward.htlc_id)
     return SignCounterparty(number, content(committed, htlcs, Side.COUNTERPARTY, number), tuple(forwards))
+
+
+def _others(question: Question, ids: list[int]) -> OtherParts:
+    """All HTLCs of one hash belong to one payment, and each was said with what was known of it then."""
+    if not question.others:
+        return ()
+    by_channel: dict[bytes, set[int]] = {}
+    for htlc_id in ids:
+        for channel_id, theirs in question.others.get(htlc_id, ()):
+            by_channel.setdefault(channel_id, set()).update(theirs)
+    return tuple((channel_id, tuple(sorted(by_channel[channel_id]))) for channel_id in sorted(by_channel))
 
 
 def releases(htlcs: Htlcs, question: Question) -> dict[bytes, list[int]]:
@@ -246,7 +261,7 @@ def announce_received(turn: Turn, row: Htlc) -> None:
         reason = row.failure or create(keys, failures.TemporaryChannelFailure())
         add_want(turn, FailWant(row.id, reason))
         return
-    if row.next_onion is not None and turn.c.unaccepted is not None and not row.preimage:
+    if turn.c.unaccepted is not None and not row.preimage and (row.next_onion is not None or _is_part(row)):
         if row.id not in turn.v.unannounced:
             turn.v = replace(turn.v, unannounced=(*turn.v.unannounced, row.id))
         turn.v = replace(turn.v, accept_due=True)
@@ -270,6 +285,15 @@ def announce_received(turn: Turn, row: Htlc) -> None:
     )
 
 
+def _is_part(row: Htlc) -> bool:
+    """Of a payment to us whose other parts may stand in other channels. Those ask the signer for this one too, and it
+    counts only what it knows to stand."""
+    try:
+        return payloads.decode_final(row.payload or b"").total_msat > row.amount_msat
+    except BadPayload:
+        return False
+
+
 def revocation_accepted(turn: Turn) -> None:
     turn.c.unaccepted = None
     waiting, turn.v = turn.v.unannounced, replace(turn.v, unannounced=(), accept_due=False)
@@ -280,8 +304,17 @@ def revocation_accepted(turn: Turn) -> None:
 
 
 def add_want(turn: Turn, want: FulfilWant | FailWant) -> None:
-    if want not in turn.v.wants:
-        turn.v = replace(turn.v, wants=(*turn.v.wants, want))
+    if want in turn.v.wants:
+        return
+    wants = turn.v.wants
+    if isinstance(want, FulfilWant):
+        # Said again when more parts of its payment are known.
+        for known in wants:
+            if isinstance(known, FulfilWant) and known.htlc_id == want.htlc_id:
+                more = max(known.others, want.others, key=len)
+                want = FulfilWant(want.htlc_id, want.preimage or known.preimage, more)
+                wants = tuple(other for other in wants if other is not known)
+    turn.v = replace(turn.v, wants=(*wants, want))
 
 
 def finish_rows(turn: Turn, *, closed: bool = False) -> None:

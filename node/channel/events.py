@@ -12,6 +12,7 @@ from protocol.bus.messages.signer import (
     NotNow,
     OnionToPeel,
     Operation,
+    OtherParts,
     Peeled,
     Refused,
     Unpeelable,
@@ -43,10 +44,12 @@ class Offer(Struct, frozen=True):
 
 
 class Fulfil(Struct, frozen=True):
-    """`preimage`: of the next hop; None for one of our own invoices, which the signer releases."""
+    """`preimage`: of the next hop; None for one of our own invoices, which the signer releases. `others`: what stands
+    in other channels for the same invoice."""
 
     htlc_id: int
     preimage: bytes | None = None
+    others: OtherParts = ()
 
 
 class Fail(Struct, frozen=True):

@@ -104,7 +104,7 @@ class Explains(ChainSide):
         holds = set()
         state, height = channel.state, self._env.height
         name = channel.channel_id.hex()
-        at = closes_at(running(state.committed, state.htlcs))
+        at = closes_at(running(state.committed, state.htlcs, state.volatile))
         left = None if at is None else at - height
         level = None if left is None or left <= 0 else min((n for n in WARN_AT if left <= n), default=None)
         if at is not None and level is not None:

@@ -1,7 +1,7 @@
 """What the resolution on chain is told of a channel when its funding was spent (BOLT 5, "Commitment Transaction";
 checklist 45, 50)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from node.channel.content import commitment_params, content, feerate, stands
 from node.channel.dance import preamble
@@ -21,6 +21,7 @@ from node.onchain.state import Facts, HtlcFact, Kind
 from protocol.bitcoin.transaction import Transaction
 from protocol.bolt3.commitment import Side, build
 from protocol.bolt3.fees import is_trimmed
+from protocol.bus.messages.signer import OtherParts
 
 Place = tuple[Side, int]
 """One commitment: whose, and its number."""
@@ -47,7 +48,8 @@ def facts_of(
         kind = Kind.UNKNOWN
     place = (Side.HOLDER if kind is Kind.OURS else Side.COUNTERPARTY, number)
     on_commitment = kind not in (Kind.MUTUAL, Kind.UNKNOWN, Kind.FUTURE)
-    wanted = {want.htlc_id for want in (*volatile.wants, *volatile.parked) if isinstance(want, FulfilWant)}
+    wanted = dict(committed.question.others) if committed.question is not None else {}
+    wanted |= {want.htlc_id: want.others for want in wanted_fulfilments(volatile)}
     facts = [_live(committed, row, place if on_commitment else None, wanted) for row in htlcs.values()]
     if on_commitment:
         # Of a revoked commitment what left it since; of a valid one what a preimage from the mempool has settled.
@@ -66,12 +68,25 @@ def facts_of(
     )
 
 
-def running(committed: Committed, htlcs: Htlcs) -> list[Running]:
+def wanted_fulfilments(volatile: Volatile) -> list[FulfilWant]:
+    return [want for want in (*volatile.wants, *volatile.parked) if isinstance(want, FulfilWant)]
+
+
+def running(committed: Committed, htlcs: Htlcs, volatile: Volatile) -> list[Running]:
     """The HTLCs whose expiry can force the channel onto the chain (`must_close`): those that some valid commitment
-    still holds."""
+    still holds.
+
+    One of a payment in parts that we want to fulfil counts as fulfilled while its peer is away: another channel may
+    have given the preimage out."""
     valid = _valid(committed)
+    parts = {want.htlc_id for want in wanted_fulfilments(volatile) if want.others}
     return [
-        Running(row.offered, row.id, row.cltv_expiry, released=not row.offered and row.preimage is not None)
+        Running(
+            row.offered,
+            row.id,
+            row.cltv_expiry,
+            released=not row.offered and (row.preimage is not None or row.id in parts),
+        )
         for row in htlcs.values()
         if any(stands(row, *place) for place in valid)
     ]
@@ -117,7 +132,9 @@ def _point(committed: Committed, kind: Kind, number: int) -> bytes | None:
             return None
 
 
-def _live(committed: Committed, row: Htlc, place: Place | None, wanted: set[int]) -> HtlcFact:
+def _live(
+    committed: Committed, row: Htlc, place: Place | None, wanted: Mapping[int, OtherParts]
+) -> HtlcFact:
     others = [other for other in _valid(committed) if other != place]
     present = place is not None and stands(row, *place)
     claim = not row.offered and (row.preimage is not None or row.id in wanted)
@@ -133,6 +150,7 @@ def _live(committed: Committed, row: Htlc, place: Place | None, wanted: set[int]
         preimage=row.preimage or None,
         claim=claim,
         credited=claim and not present and place is not None and _ended(row, *place),
+        others=wanted.get(row.id, ()) if claim else (),
     )
 
 

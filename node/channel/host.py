@@ -44,6 +44,8 @@ SIGNER_DEADLINE = 30.0
 class ChannelHost(Service):
     """Holds the channels of the node and joins them with storage, signer, peers and chain."""
 
+    keeps_revoked = False
+
     def __init__(
         self,
         bus: Bus,

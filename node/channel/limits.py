@@ -10,6 +10,7 @@ from node.channel.events import MAX_DUST
 from node.channel.state import Committed, Htlcs, OfferWant
 from protocol.amounts import FeeratePerKw, Msat, Sat, to_msat
 from protocol.bolt3.commitment import Side
+from protocol.bolt3.exposure import commitment_fee_limit
 from protocol.bolt3.fees import anchors_cost, commit_fee
 from protocol.errors import CommandRefused
 
@@ -66,7 +67,8 @@ class Totals:
         params = self._committed.params
         fee = commit_fee(rate, self.offered_count + self.received_count, params.anchors)
         cost = to_msat(Sat(fee + anchors_cost(params.anchors)))
-        return self._committed.settled_local - self.offered - to_msat(params.counterparty.reserve) >= cost
+        has = self._committed.settled_local - self.offered - to_msat(params.counterparty.reserve)
+        return has >= cost and cost <= to_msat(commitment_fee_limit(params.capacity))
 
     def raise_rate(self, rate: FeeratePerKw) -> None:
         """A feerate that is proposed in the same commitment counts for the offers after it."""
@@ -105,6 +107,15 @@ class Totals:
                 f"the peer takes no HTLC below {theirs.htlc_minimum} msat, {want.amount_msat} was asked",
                 what_to_do="Pay a larger amount.",
             )
+        if self._committed.params.holder_is_opener:
+            cost = self.opener_cost(1)
+            most = commitment_fee_limit(self._committed.params.capacity)
+            if cost > to_msat(most):  # the signer would refuse it
+                raise CommandRefused(
+                    f"with one payment more the commitment would cost {cost // 1000} sat, and {most} is the most"
+                    " that we pay for one of this channel",
+                    what_to_do="Wait until pending payments settle or fees fall, or use another channel.",
+                )
         if self.offered_count >= min(theirs.max_accepted_htlcs, MAX_HTLCS):
             raise CommandRefused(
                 f"{self.offered_count} payments are pending in this channel and the peer takes no more",

@@ -233,6 +233,8 @@ class Openings:
                 " (it does not offer option_support_large_channel)",
                 what_to_do="Open a smaller channel, or several.",
             )
+        feerate = commitment_feerate(estimate, anchors=kind.anchors)
+        terms.check_burn(funding, feerate, anchors=kind.anchors)
         if request.push_msat >= to_msat(funding):
             raise CommandRefused("push_msat is all of the channel", what_to_do="Push less.")
         wish = Wish(
@@ -242,7 +244,7 @@ class Openings:
             temporary_channel_id=os.urandom(32),
             funding=funding,
             push_msat=request.push_msat,
-            feerate_per_kw=commitment_feerate(estimate, anchors=kind.anchors),
+            feerate_per_kw=feerate,
             kind=kind,
             announce=request.announce,
             alias=self.host.new_alias(),

@@ -228,9 +228,10 @@ class ChannelService(Commands):
     @hears(said.FulfilHtlc)
     def fulfil(self, request: said.FulfilHtlc) -> None:
         if (channel := self._channels.get(request.channel_id)) is not None:
-            channel.put(Fulfil(request.htlc_id, request.preimage))
+            channel.put(Fulfil(request.htlc_id, request.preimage, request.others))
             if self._resolver.state(channel.row_id) is not None:
-                self._resolver.put(channel.row_id, ClaimWanted(request.htlc_id, request.preimage))
+                wanted = ClaimWanted(request.htlc_id, request.preimage, request.others)
+                self._resolver.put(channel.row_id, wanted)
 
     @hears(said.FailHtlc)
     def fail(self, request: said.FailHtlc) -> None:

@@ -18,7 +18,7 @@ from msgspec import Struct
 from protocol.amounts import BlockHeight, FeeratePerKw, Msat, Sat, ShortChannelId
 from protocol.bolt3.commitment import ChannelKeys
 from protocol.bolt3.simple_close import Terms as CloseTerms
-from protocol.bus.messages.signer import AcceptRevocation, Funding, PeerSignatures
+from protocol.bus.messages.signer import AcceptRevocation, Funding, OtherParts, PeerSignatures
 from protocol.wire.bolt2_update import (
     UpdateAddHtlc,
     UpdateFailHtlc,
@@ -165,11 +165,13 @@ class Question(Struct, frozen=True):
     `validate`: the peer's signatures on our commitment `local_number + 1`, which also revokes `local_number`;
     empty when the signer validated it before a crash of ours, went on, and has revoked that one too.
     `sign`: the peer's commitment `remote_number` (already counted). `release`: received HTLCs to be fulfilled.
+    `others`: for those of them that are a part of a payment, what stands for it in other channels.
     """
 
     validate: tuple[PeerSignatures, ...] | None = None
     sign: bool = False
     release: tuple[int, ...] = ()
+    others: dict[int, OtherParts] = {}
 
 
 class Committed(Struct):
@@ -368,10 +370,11 @@ class OfferWant(Struct, frozen=True):
 
 
 class FulfilWant(Struct, frozen=True):
-    """`preimage` None: the signer has it, of our own invoice."""
+    """`preimage` None: the signer has it, of our own invoice, which `others` of other channels may pay too."""
 
     htlc_id: int
     preimage: bytes | None = None
+    others: OtherParts = ()
 
 
 class FailWant(Struct, frozen=True):

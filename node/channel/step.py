@@ -190,9 +190,9 @@ def _wish(turn: Turn, event: Offer | Fulfil | Fail | FeerateMoved) -> None:
                 updates.refuse(turn, want.origin, refusal)
                 return
             turn.v = replace(turn.v, wants=(*turn.v.wants, want))
-        case Fulfil(htlc_id=htlc_id, preimage=preimage):
+        case Fulfil(htlc_id=htlc_id, preimage=preimage, others=others):
             if preimage is None or updates.keep_preimage(turn, htlc_id, preimage):
-                dance.add_want(turn, FulfilWant(htlc_id, preimage))
+                dance.add_want(turn, FulfilWant(htlc_id, preimage, others))
         case Fail(htlc_id=htlc_id, failure=failure, from_next=from_next):
             row = turn.htlcs.get((False, htlc_id))
             if row is None or row.um is None or row.ammag is None:
@@ -202,8 +202,8 @@ def _wish(turn: Turn, event: Offer | Fulfil | Fail | FeerateMoved) -> None:
             dance.add_want(turn, FailWant(htlc_id, reason))
         case FeerateMoved(feerate_per_kw=rate):
             if turn.c.params.holder_is_opener and isinstance(turn.c.phase, Normal):
-                others = [want for want in turn.v.wants if not isinstance(want, FeeWant)]
-                turn.v = replace(turn.v, wants=(*others, FeeWant(rate)))
+                wants = [want for want in turn.v.wants if not isinstance(want, FeeWant)]
+                turn.v = replace(turn.v, wants=(*wants, FeeWant(rate)))
         case _:
             assert_never(event)
 

@@ -144,7 +144,7 @@ def _htlcs(state: State, height: BlockHeight) -> list[Line]:
         lines.append(Line(NOW, text, row.cltv_expiry))
     if len(rows) > HTLCS_TOLD:
         lines.append(Line(NOW, f"and {len(rows) - HTLCS_TOLD} more HTLCs"))
-    at = closes_at(running(state.committed, state.htlcs))
+    at = closes_at(running(state.committed, state.htlcs, state.volatile))
     if at is not None:
         text = (
             "if its HTLCs are not settled before, the node closes the channel alone: an offered one may wait"

@@ -8,6 +8,7 @@ from protocol import curve
 from protocol.amounts import FEERATE_FLOOR, MAX_MONEY, FeeratePerKw, Msat, Sat, to_msat
 from protocol.bolt3.closing import is_shutdown_script
 from protocol.bolt3.commitment import ChannelKeys
+from protocol.bolt3.exposure import commitment_fee_limit
 from protocol.bolt3.fees import anchors_cost, commit_fee
 from protocol.bolt9 import OUR_INIT, ChannelType, FeatureSet, negotiated
 from protocol.errors import CommandRefused, PeerViolation
@@ -213,6 +214,17 @@ def check_open(
     opener = to_msat(funding) - message.push_msat
     if opener <= to_msat(ours.reserve) and message.push_msat <= to_msat(message.channel_reserve_satoshis):
         raise no("both sides would begin below their reserve")
+
+
+def check_burn(funding: Sat, feerate: FeeratePerKw, *, anchors: bool) -> None:
+    """What the first commitment costs us as the opener. Raises CommandRefused; the signer would refuse it as well."""
+    cost, most = commit_fee(feerate, 0, anchors) + anchors_cost(anchors), commitment_fee_limit(funding)
+    if cost > most:
+        raise CommandRefused(
+            f"the commitment of this channel would cost {cost} sat at {feerate} sat/kw, and {most} is the most that we"
+            " pay for one",
+            what_to_do="Wait until fees fall, open a larger channel, or one with anchors.",
+        )
 
 
 def check_affordable(funding: Sat, push_msat: Msat, feerate: FeeratePerKw, *, anchors: bool) -> None:

@@ -31,6 +31,7 @@ from protocol.amounts import FeeratePerKw, to_msat
 from protocol.bolt3.commitment import Side
 from protocol.bolt3.content import affords
 from protocol.bus.messages import channel as said
+from protocol.bus.messages.signer import OtherParts
 from protocol.errors import CommandRefused, PeerViolation
 from protocol.hashes import sha256
 from protocol.wire.bolt2_update import (
@@ -238,23 +239,27 @@ def check_commitment(turn: Turn, number: int) -> None:
         raise PeerViolation("the peer cannot pay the fee of the commitment that it signs", clause=FEES)
 
 
-def take_wants(turn: Turn, number: int) -> tuple[bool, tuple[int, ...]]:
-    """Our wishes enter the peer's commitment `number`. Answers whether any did, and which HTLCs to fulfil."""
+def take_wants(turn: Turn, number: int) -> tuple[bool, tuple[int, ...], dict[int, OtherParts]]:
+    """Our wishes enter the peer's commitment `number`. Answers whether any did, which HTLCs to fulfil, and what other
+    channels have for the same payments."""
     if not turn.v.wants or not isinstance(turn.v.flow, Flowing):
-        return False, ()
+        return False, (), {}
     totals = Totals(turn.c, turn.htlcs, turn.env.max_dust)
     taken, release = False, []
+    parts: dict[int, OtherParts] = {}
     for want in turn.v.wants:
         match want:
             case OfferWant():
                 taken |= _offer(turn, want, totals, number)
-            case FulfilWant(htlc_id=htlc_id, preimage=preimage):
+            case FulfilWant(htlc_id=htlc_id, preimage=preimage, others=others):
                 row = turn.htlcs.get((False, htlc_id))
                 free = row is not None and row.failure is None and row.remote_to is None
                 if row is not None and free and irrevocable(turn, row):
                     # Empty: the signer fills it in. One that we have is shown to it as evidence.
                     turn.put(replace(row, remote_to=number, preimage=preimage or b""))
                     release.append(htlc_id)
+                    if others:
+                        parts[htlc_id] = others
                     taken = True
             case FailWant(htlc_id=htlc_id, reason=reason, code=code):
                 row = turn.htlcs.get((False, htlc_id))
@@ -270,7 +275,7 @@ def take_wants(turn: Turn, number: int) -> tuple[bool, tuple[int, ...]]:
             case _:
                 assert_never(want)
     turn.v = replace(turn.v, wants=())
-    return taken, tuple(release)
+    return taken, tuple(release), parts
 
 
 def repeat_feerate(turn: Turn, number: int) -> None:

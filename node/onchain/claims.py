@@ -130,7 +130,8 @@ def request(
         for output in outputs:
             assert output.htlc is not None  # noqa: S101 - an output of an HTLC role names it
             htlc = htlcs[output.htlc]
-            staged.append(StagedHtlc(htlc.offered, htlc.id, None if htlc.offered else htlc.preimage))
+            preimage = None if htlc.offered else htlc.preimage
+            staged.append(StagedHtlc(htlc.offered, htlc.id, preimage, htlc.others))
         rate = claim.feerate_per_kw if claim.coins else FeeratePerKw(0)
         return SignSecondStage(facts.handle, facts.number, tuple(staged), claim.coins, claim.change, rate)
     inputs = tuple(_input(output, htlcs, facts) for output in outputs)
@@ -146,5 +147,8 @@ def _input(output: Output, htlcs: Htlcs, facts: Facts) -> SweepInput:
     ):
         htlc = htlcs[output.htlc]
         preimage = htlc.preimage if output.role is Role.THEIR_OFFERED else None
-        swept = SweptHtlc(htlc.offered, htlc.id, htlc.payment_hash, htlc.cltv_expiry, preimage or None)
+        others = htlc.others if output.role is Role.THEIR_OFFERED else ()
+        swept = SweptHtlc(
+            htlc.offered, htlc.id, htlc.payment_hash, htlc.cltv_expiry, preimage or None, others
+        )
     return SweepInput(output.role.value, output.txid, output.index, output.value, facts.number, swept)

@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from node.onchain.state import HtlcKey, Outcome, State
 from protocol.amounts import FEERATE_FLOOR, BlockHeight, FeeratePerKw, Sat
-from protocol.bus.messages.signer import SignAnchor, SignSecondStage, SignSweep, WalletCoin
+from protocol.bus.messages.signer import OtherParts, SignAnchor, SignSecondStage, SignSweep, WalletCoin
 
 
 class Confirmed(Struct, frozen=True):
@@ -42,10 +42,12 @@ class NewBlock(Struct, frozen=True):
 
 
 class ClaimWanted(Struct, frozen=True):
-    """Payments want this received HTLC. `preimage` None: it is of our own invoice, and the signer has it."""
+    """Payments want this received HTLC. `preimage` None: it is of our own invoice, and the signer has it; `others` of
+    other channels may pay it too."""
 
     htlc_id: int
     preimage: bytes | None = None
+    others: OtherParts = ()
 
 
 class Signed(Struct, frozen=True):

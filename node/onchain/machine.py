@@ -82,7 +82,12 @@ def _with_known(facts: Facts, before: Facts) -> Facts:
         was = old.get(htlc.key)
         if was is None:
             return htlc
-        return replace(htlc, preimage=htlc.preimage or was.preimage, claim=htlc.claim or was.claim)
+        return replace(
+            htlc,
+            preimage=htlc.preimage or was.preimage,
+            claim=htlc.claim or was.claim,
+            others=htlc.others or was.others,
+        )
 
     return replace(facts, htlcs=tuple(known(htlc) for htlc in facts.htlcs))
 
@@ -104,8 +109,8 @@ def step(state: State, event: Event, env: Env) -> Step:
             spends.spend_lost(turn, (txid, index))
         case NewBlock():
             planning.new_block(turn)
-        case ClaimWanted(htlc_id=htlc_id, preimage=preimage):
-            _claim_wanted(turn, htlc_id, preimage)
+        case ClaimWanted():
+            _claim_wanted(turn, event)
         case Signed():
             answers.signed(turn, event)
         case NotSigned():
@@ -162,11 +167,14 @@ def _point_known(turn: Turn, point: bytes) -> None:
         planning.plan(turn)
 
 
-def _claim_wanted(turn: Turn, htlc_id: int, preimage: bytes | None) -> None:
-    htlc = turn.htlcs.get((False, htlc_id))
-    if htlc is None or (htlc.claim and (preimage is None or htlc.preimage == preimage)):
+def _claim_wanted(turn: Turn, wanted: ClaimWanted) -> None:
+    htlc = turn.htlcs.get((False, wanted.htlc_id))
+    if htlc is None:
         return
-    changed = replace(htlc, claim=True, preimage=preimage or htlc.preimage)
+    preimage, others = wanted.preimage or htlc.preimage, wanted.others or htlc.others
+    changed = replace(htlc, claim=True, preimage=preimage, others=others)
+    if changed == htlc:
+        return
     known = tuple(changed if h.key == changed.key else h for h in turn.facts.htlcs)
     turn.become(replace(turn.state, facts=replace(turn.facts, htlcs=known)))
     if turn.state.height is not None and is_understood(turn.state):

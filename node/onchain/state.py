@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from protocol.amounts import BlockHeight, FeeratePerKw, Msat, Sat
 from protocol.bolt3.commitment import CommitmentParams
-from protocol.bus.messages.signer import Operation, WalletCoin
+from protocol.bus.messages.signer import Operation, OtherParts, WalletCoin
 
 HtlcKey = tuple[bool, int]
 """Offered by us, and the id."""
@@ -41,7 +41,8 @@ class HtlcFact(Struct, frozen=True, array_like=True):
 
     `live`: its row is open, so somebody waits to hear how it ends. `elsewhere`: another valid commitment has an output
     for it, so a reorganisation could bring it back. `preimage`: known. `claim`: a received one that we may claim.
-    `credited`: a received one that was fulfilled before, so that its absence means we were paid.
+    `credited`: a received one that was fulfilled before, so that its absence means we were paid. `others`: HTLCs of
+    other channels that pay the same invoice, which the signer judges with it.
     """
 
     offered: bool
@@ -55,6 +56,7 @@ class HtlcFact(Struct, frozen=True, array_like=True):
     preimage: bytes | None = None
     claim: bool = False
     credited: bool = False
+    others: OtherParts = ()
 
     @property
     def key(self) -> HtlcKey:

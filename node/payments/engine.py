@@ -221,6 +221,11 @@ class Engine:
         try:
             found = await self._find_routes(wanted)
         except CommandRefused as error:
+            if not live.looked_again:
+                # Our list of channels may be older than what we received since.
+                live.looked_again = live.plan_again = True
+                await self._channels.refresh()
+                return
             raise live.refusal or self._no_way(goal, missing, error) from error
         if not self._is_wanting(live) or goal.amount_msat - live.under_way != missing:
             live.plan_again = True  # parts ended while we asked

@@ -89,6 +89,7 @@ class LivePayment:
         "is_over",
         "is_planning",
         "is_saved",
+        "looked_again",
         "max_delay",
         "max_fee",
         "paid_msat",
@@ -108,6 +109,8 @@ class LivePayment:
     ) -> None:
         self.row = row
         self.goal = goal
+        self.looked_again = False
+        """Our channels were listed anew since routing last found no way."""
         self.max_fee = max_fee
         self.retry_until = retry_until
         self.is_saved = is_saved

@@ -18,6 +18,7 @@ from protocol.bolt4.failure import (
 from protocol.bolt4.payload import FinalPayload
 from protocol.bolt4.sphinx import InvalidOnionPayload as BadPayload
 from protocol.bus.messages.channel import HtlcReceived
+from protocol.bus.messages.signer import OtherParts
 from protocol.hashes import sha256
 
 MIN_FINAL_CLTV_EXPIRY = 22
@@ -33,11 +34,6 @@ HtlcKey = tuple[bytes, int]
 HOLD_MARGIN = 20
 """A hold invoice is cancelled so many blocks before the first of its HTLCs expires: two before a fulfilled one would
 force its channel onto the chain."""
-
-
-ACROSS_CHANNELS = False
-"""Whether the signer releases the preimage of an invoice against HTLCs of several channels together. It judges one
-channel at a time today and would refuse each, so such a set goes back at once instead of hanging until it expires."""
 
 
 class Expected(Struct, frozen=True):
@@ -118,9 +114,13 @@ class HtlcSet:
     def received_msat(self) -> Msat:
         return Msat(sum(part.amount_msat for part in self.parts.values()))
 
-    def spans(self, channel_id: bytes) -> bool:
-        """Whether with an HTLC of this channel it would stand in several."""
-        return any(key[0] != channel_id for key in self.parts)
+    def others(self, channel_id: bytes) -> OtherParts:
+        """The parts in other channels: the signer gives the preimage for all of them together."""
+        found: dict[bytes, list[int]] = {}
+        for channel, htlc_id in self.parts:
+            if channel != channel_id:
+                found.setdefault(channel, []).append(htlc_id)
+        return tuple((channel, tuple(ids)) for channel, ids in found.items())
 
     def takes(self, final: FinalPayload) -> bool:
         return self.resumed or (not self.complete and final.total_msat == self.total_msat)

@@ -137,7 +137,8 @@ class Receiver:
         if invoice is not None and parts is not None and parts.resumed:
             if (final.payment_secret or b"") == invoice.payment_secret:
                 parts.add(htlc)
-                self._fulfil(htlc, invoice)
+                # Maybe nothing was released before: then all parts that come back are asked for together.
+                self._fulfil_all(invoice, parts)
             else:
                 self._refuse(htlc, receive.details_failure(htlc, self._height()))
             return
@@ -148,8 +149,7 @@ class Receiver:
             return
         if parts is None:
             parts = self._sets[payment_hash] = HtlcSet(final.total_msat)
-        by_signer = invoice.hold != EXTERNAL and not receive.ACROSS_CHANNELS
-        if not parts.takes(final) or (by_signer and parts.spans(htlc.channel_id)):
+        if not parts.takes(final):
             if not parts.complete:
                 self._refuse_set(
                     payment_hash, parts, lambda part: receive.details_failure(part, self._height())
@@ -191,14 +191,13 @@ class Receiver:
         parts = self._sets[htlc.payment_hash] = HtlcSet(htlc.amount_msat)
         parts.add(htlc)
         self._desk.save(INSERT_INVOICE, records.invoice_to_row(invoice, now))
-        self._fulfil(htlc, invoice)
+        self._fulfil_all(invoice, parts)
 
     def _claim(self, invoice: InvoiceRow, parts: HtlcSet) -> None:
         invoice = msgspec.structs.replace(invoice, status=CLAIMING, received_msat=parts.received_msat)
         self.open[invoice.payment_hash] = invoice
         self._save(invoice)
-        for htlc in parts.parts.values():
-            self._fulfil(htlc, invoice)
+        self._fulfil_all(invoice, parts)
 
     def _give_up(self, payment_hash: bytes, parts: HtlcSet) -> None:
         """The rest of a set did not come in time."""
@@ -212,8 +211,12 @@ class Receiver:
         for htlc in parts.parts.values():
             self._refuse(htlc, failure(htlc))
 
-    def _fulfil(self, htlc: HtlcReceived, invoice: InvoiceRow) -> None:
-        self._say(htlc, FulfilHtlc(htlc.channel_id, htlc.htlc_id, invoice.preimage))
+    def _fulfil_all(self, invoice: InvoiceRow, parts: HtlcSet) -> None:
+        for htlc in parts.parts.values():
+            others = () if invoice.preimage is not None else parts.others(htlc.channel_id)
+            decision = FulfilHtlc(htlc.channel_id, htlc.htlc_id, invoice.preimage, others)
+            if self._said.get((htlc.channel_id, htlc.htlc_id)) != decision:
+                self._say(htlc, decision)
 
     def _refuse(self, htlc: HtlcReceived, failure: Failure) -> None:
         log.info("htlc_refused", payment_hash=htlc.payment_hash.hex(), reason=failure.name)
@@ -292,6 +295,8 @@ class Receiver:
         if parts is None or (said is not None and key not in parts.parts):
             return  # an HTLC that we refused
         if not parts.resolved(key, fulfilled=event.fulfilled):
+            if event.fulfilled:
+                self._remind(parts, event.channel_id)
             return
         del self._sets[event.payment_hash]
         if not parts.complete:
@@ -304,6 +309,12 @@ class Receiver:
         unpaid = msgspec.structs.replace(invoice, status="unpaid", received_msat=None)
         self.open[event.payment_hash] = unpaid
         self._save(unpaid)
+
+    def _remind(self, parts: HtlcSet, but: bytes) -> None:
+        """The preimage is out: a channel whose release had to wait for another one gets it now."""
+        for key in parts.parts:
+            if key[0] != but and (said := self._said.get(key)) is not None:
+                self._desk.tell("channel", said)
 
     def _paid(self, invoice: InvoiceRow) -> None:
         self._last_pay_index += 1

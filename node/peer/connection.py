@@ -5,11 +5,14 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
+import structlog
+
 from node.peer.events import Event
 from node.peer.limits import Budget, PeerLimits
 from node.peer.session import Session
 from protocol.transport import Link, LinkClosed, LinkProfile
 
+log = structlog.get_logger()
 _WATCH_FROM = 64 * 1024
 """Bytes waiting from which it is worth a task to see whether the peer takes them."""
 
@@ -57,6 +60,8 @@ class Connection:
         self._received = Budget(
             rate=limits.receive_bytes_per_second, burst=limits.receive_burst, now=self.opened
         )
+        self._all = Budget(rate=limits.flood_bytes_per_second, burst=limits.flood_burst, now=self.opened)
+        self._dropped = 0
         self._paused = False
         self._waiting = 0
         self._watched = False
@@ -73,10 +78,14 @@ class Connection:
 
     def _on_data(self, data: bytes) -> None:
         now = self._clock()
-        if not self._received.spend(len(data), now) and not self._paused:
+        events = self.session.receive(data, now)
+        # Too much gossip is dropped by the session. Who stops reading would hold up the channels' messages as well.
+        others = len(data) - self.session.take_gossip_bytes()
+        fits = self._received.spend(others, now)
+        if not (self._all.spend(len(data), now) and fits) and not self._paused:
             self._paused = True
             self._link.pause_reading()
-        self.perform(self.session.receive(data, now))
+        self.perform(events)
 
     def perform(self, events: list[Event]) -> None:
         for event in events:
@@ -151,9 +160,18 @@ class Connection:
             _settle(self._gossip.popleft()[1], False)
 
     def tick(self, now: float) -> None:
-        if self._paused and not self._received.is_overdrawn(now):
+        if self._paused and not self._received.is_overdrawn(now) and not self._all.is_overdrawn(now):
             self._paused = False
             self._link.resume_reading()
+        dropped = self.session.gossip_dropped
+        if dropped and not self._dropped:
+            log.warning(
+                "gossip_flood",
+                node_id="" if self.node_id is None else self.node_id.hex(),
+                dropped=dropped,
+                what_follows="Gossip beyond this peer's budget is dropped; its channels go on.",
+            )
+        self._dropped = dropped
         self.perform(self.session.tick(now))
 
     def _lost(self, reason: str) -> None:

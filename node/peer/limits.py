@@ -18,6 +18,13 @@ class PeerLimits:
     receive_bytes_per_second: int = 8 * 1024 * 1024
     """Beyond this we read no further for a moment, so that the peer waits. About 4000 payments a second."""
     receive_burst: int = 32 * 1024 * 1024
+    gossip_bytes_per_second: int = 1024 * 1024
+    """Beyond this gossip is dropped, and the connection goes on. A full sync from one peer has 40 MB, as fast as we
+    ask for it."""
+    gossip_burst: int = 64 * 1024 * 1024
+    flood_bytes_per_second: int = 64 * 1024 * 1024
+    """Of everything: decrypting what is dropped costs too, and the other peers have to get their turn."""
+    flood_burst: int = 256 * 1024 * 1024
     answers_per_second: float = 2.0
     """Pings and gossip queries that we answer."""
     answers_burst: int = 60
@@ -42,6 +49,13 @@ class Budget:
         self._left = min(self._burst, self._left + (now - self._at) * self._rate) - amount
         self._at = now
         return self._left >= 0
+
+    def take(self, amount: float, now: float) -> bool:
+        """Takes nothing when there is not enough: what is dropped is not owed."""
+        if self.is_overdrawn(now) or self._left < amount:
+            return False
+        self._left -= amount
+        return True
 
     def is_overdrawn(self, now: float) -> bool:
         return not self.spend(0, now)

@@ -43,7 +43,10 @@ _CONTROL = frozenset(
 _INIT_TYPE = bolt1.Init.TYPE.to_bytes(2, "big")
 _COMMITMENT_SIGNED = 132
 _REVOKE_AND_ACK = 133
+_ANNOUNCEMENT_SIGNATURES = 259
 _PONG_BYTES = 8
+FRAME_OVERHEAD = 2 + 16 + 16
+"""Of a message on the line: its length and two MACs (BOLT 8, "Encrypting and Sending Messages")."""
 _LONGEST_TEXT = 500
 _INIT_CLAUSE = 'BOLT 1, "The init Message"'
 
@@ -113,6 +116,10 @@ class Session:
         self._unrevoked: dict[bytes, float] = {}
         """Since when each channel waits for the revoke_and_ack to our commitment_signed."""
         self._answers = Budget(rate=limits.answers_per_second, burst=limits.answers_burst, now=now)
+        self._gossip_budget = Budget(rate=limits.gossip_bytes_per_second, burst=limits.gossip_burst, now=now)
+        self._gossip_bytes = 0
+        self.gossip_dropped = 0
+        """Frames beyond the budget."""
         self._act = b""
         self._has_gossip = gossip
         self._gossip: list[bytes] = []
@@ -166,6 +173,11 @@ class Session:
         output = b"".join(self._output)
         self._output.clear()
         return output
+
+    def take_gossip_bytes(self) -> int:
+        """How many bytes of gossip came since the last call, as they were on the line."""
+        count, self._gossip_bytes = self._gossip_bytes, 0
+        return count
 
     def receive(self, data: bytes, now: float) -> list[Event]:
         """Bytes from the peer. Raises nothing, whatever they are."""
@@ -329,6 +341,12 @@ class Session:
         if number in _CONTROL:
             return self._on_control(frame, now)
         if number in gossip.GOSSIP_TYPES:
+            if number != _ANNOUNCEMENT_SIGNATURES:  # which belong to a channel
+                size = len(frame) + FRAME_OVERHEAD
+                self._gossip_bytes += size
+                if not self._gossip_budget.take(size, now):
+                    self.gossip_dropped += 1
+                    return False
             if self._has_gossip:
                 self._gossip.append(frame)
             elif gossip.is_query(number):

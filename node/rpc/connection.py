@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from node.rpc.encode import encode
 from node.rpc.errors import Code, RpcError
 from node.rpc.stream import MAX_REQUEST, JsonStream, NotJson, TooLarge
 
@@ -116,7 +117,7 @@ class Connection(asyncio.Protocol):
         try:
             outcome = await self._answer(request)
             if not isinstance(outcome, AsyncIterator):
-                self._reply(request_id, outcome)
+                self._reply(request_id, msgspec.Raw(await encode(outcome)))
                 return
             async for item in outcome:
                 self._reply(request_id, item)

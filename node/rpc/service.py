@@ -14,6 +14,7 @@ import structlog
 
 from node.rpc.catalogue import METHODS
 from node.rpc.connection import Connection
+from node.rpc.encode import encode
 from node.rpc.errors import OUTCOME_UNKNOWN, Code, RpcError, invalid_params
 from node.rpc.params import bind
 from node.rpc.table import Context, Method, NodeFacts
@@ -107,7 +108,7 @@ class RpcService(Service):
             return RpcFailed(Code.PARSE_ERROR, f"the parameters are not JSON: {error}", False)
         except RpcError as error:
             return RpcFailed(error.code, error.message, error.data == OUTCOME_UNKNOWN)
-        return RpcDone(msgspec.json.encode(result))
+        return RpcDone(await encode(result))
 
     def _method(self, name: object) -> Method:
         method = METHODS.get(name) if isinstance(name, str) else None

@@ -208,6 +208,14 @@ PEER_STORAGE = (
     ) WITHOUT ROWID""",
 )
 
+TOWER = (
+    """CREATE TABLE tower_pending (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        channel BLOB NOT NULL,
+        body BLOB NOT NULL
+    )""",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("channels, HTLCs and their journal", CHANNELS),
     Migration("payments and invoices", PAYMENTS),
@@ -216,6 +224,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("the key of each onion that came", FORWARDS),
     Migration("forwards, policies, payments in parts, hold invoices", NETWORK_PAYMENTS),
     Migration("what we keep for peers", PEER_STORAGE),
+    Migration("revoked commitments for a watchtower", TOWER),
 )
 
 

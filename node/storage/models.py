@@ -242,6 +242,14 @@ class ScannedBlock(Row):
         table_name = "scan"
 
 
+class TowerPending(Row):
+    channel = BlobField()
+    body = BlobField()
+
+    class Meta:
+        table_name = "tower_pending"
+
+
 class OnchainResolution(Row):
     channel = IntegerField(primary_key=True)
     state = BlobField()
@@ -269,4 +277,5 @@ MODELS = (
     PeerBlob,
     ScannedBlock,
     OnchainResolution,
+    TowerPending,
 )

@@ -2,13 +2,19 @@
 
 The preimage is worth the invoice's amount. So it leaves only against HTLCs that the peer can no longer take back: they
 stand, in the same terms, in every unrevoked version of both sides.
+
+Parts of one payment in several channels count together when each of them stands so in its own channel. In one that
+goes on, all are credited from then on. In one whose end is in the chain the HTLC has its output in whatever the peer
+can still publish, and is claimed there with this preimage. The signer has no view of the chain: a stolen node can name
+an HTLC of a closed channel that has timed out, just as it can release against HTLCs and then let them time out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from protocol.amounts import Msat
 from protocol.bolt3.commitment import CommitmentHtlc, Side
 from signer.channel_state import ChannelState, HtlcKey, key_of
+from signer.policy.backup import STALE
 from signer.refusal import Denied
 
 _NEXT = "Wait until the HTLCs are committed on both sides and older commitments are revoked; else fail them."
@@ -23,6 +29,30 @@ def release_unknown() -> Denied:
         limit="invoices that this signer made",
         next_step="Fail the HTLC, or fulfil it with the preimage that came from the next hop.",
     )
+
+
+def release_channel(is_other: bool, channel_id: bytes) -> None:
+    """`release-channel`: a set names each other channel of ours once."""
+    if not is_other:
+        raise Denied(
+            "release-channel",
+            "a release over several channels names each of the other channels once",
+            seen=f"channel {channel_id.hex()}, which is unknown, named twice, or the one that asks",
+            limit="other channels of this signer",
+            next_step="Put all HTLCs of a channel together, those of the channel that asks in its own list.",
+        )
+
+
+def release_fresh(state: ChannelState) -> None:
+    """`release-stale`: what an old state says of another channel proves nothing."""
+    if state.frozen == STALE:
+        raise Denied(
+            "release-stale",
+            "HTLCs of a channel that may be an old state do not count for a release in another one",
+            seen="a part in a channel that came back from a backup",
+            limit="channels whose state is the newest",
+            next_step="Fail the HTLCs of the other channels.",
+        )
 
 
 def release_htlcs(state: ChannelState, payment_hash: bytes, ids: Iterable[int]) -> frozenset[HtlcKey]:
@@ -55,9 +85,9 @@ def _received(
     )
 
 
-def release_amount(held: frozenset[HtlcKey], amount_msat: Msat | None) -> None:
-    """`release-amount`: together the HTLCs reach what the invoice asked for."""
-    total = sum(key[1] for key in held)
+def release_amount(held: Collection[frozenset[HtlcKey]], amount_msat: Msat | None) -> None:
+    """`release-amount`: together the HTLCs, one set a channel, reach what the invoice asked for."""
+    total = sum(key[1] for of_channel in held for key in of_channel)
     if amount_msat is not None and total < amount_msat:
         raise Denied(
             "release-amount",

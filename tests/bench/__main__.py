@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from node.demo.stack import Node, Stack, wait_for
+from tests.bench import gossip, paths
 from tests.bench.measure import cost, fdatasync_ms, help_cpu_seconds, memory_mb
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,6 +162,8 @@ def main() -> None:
         found = figures(best, lone, list(stack.nodes.values()))
         found.append(Figure("CPU of lnp --help", help_cpu_seconds(), "s", "0.3"))
         found.append(Figure("fdatasync of 4 KB here, median", fdatasync_ms(Path(name)), "ms"))
+        found += [Figure(*row) for row in paths.rows()]
+        found += [Figure(*row) for row in gossip.rows()]
         found.append(Figure("load average", os.getloadavg()[0], ""))
     table = Table("what", "value", "unit", "aim")
     for figure in found:

@@ -7,6 +7,7 @@ channels: 20 s on two cores, 150 MB; load 0.6 s of CPU.
 
 import argparse
 import asyncio
+import hashlib
 import json
 import os
 import resource
@@ -18,7 +19,8 @@ import time
 from pathlib import Path
 from typing import Any, ClassVar
 
-from node.routing.gossip.announcer import NodeFace
+from node.chain.spends import Spends
+from node.routing.gossip.presence import NodeFace
 from node.routing.gossip.service import GossipService, GossipSettings
 from node.routing.sink import GraphSink, NoGraph
 from protocol.amounts import BlockHeight
@@ -116,15 +118,27 @@ class Chain(Service):
     def __init__(self, bus: LocalBus, world: World) -> None:
         super().__init__(bus)
         self._world = world
+        self.spends = Spends()
+        """As the real service keeps them: their memory counts."""
 
     @handles(chain.GetTip)
     def tip(self, _request: chain.GetTip) -> chain.Tip:
         return chain.Tip(BlockHeight(1_000_000), bytes(32), True)
 
+    @handles(chain.WatchSpends)
+    def watch_spends(self, request: chain.WatchSpends) -> chain.SpendsWatched:
+        self.spends.watch(request.outpoints)
+        return chain.SpendsWatched(BlockHeight(1_000_000))
+
     @handles(chain.GetOutputAt)
     def output_at(self, request: chain.GetOutputAt) -> chain.OutputAt:
         place = request.height << 40 | request.tx_index << 16 | request.output_index
-        return chain.OutputAt(bytes(32), synth.CAPACITY, self._world.scripts[place], True)
+        return chain.OutputAt(
+            hashlib.sha256(place.to_bytes(8, "big")).digest(),
+            synth.CAPACITY,
+            self._world.scripts[place],
+            True,
+        )
 
 
 class Channels(Service):
@@ -170,7 +184,8 @@ async def measure(network: Path, store: Path, with_graph: bool) -> dict[str, flo
     expected = len(world.scripts)
     before = memory_mb(os.getpid())
     gossip = service(bus, store, sink(with_graph))
-    for one in (world, Chain(bus, world), Channels(bus), gossip):
+    node_chain = Chain(bus, world)
+    for one in (world, node_chain, Channels(bus), gossip):
         await one.start()
     cpu, wall = time.process_time(), time.perf_counter()
     bus.publish(peers.PeerUp(node_id(PEER), 1, FeatureSet.of(7, 11).to_bytes()))
@@ -180,6 +195,9 @@ async def measure(network: Path, store: Path, with_graph: bool) -> dict[str, flo
         await asyncio.sleep(HEARTBEAT)
         late.append(time.perf_counter() - last - HEARTBEAT)
     await gossip.store.flush()
+    async with asyncio.timeout(60):
+        while len(node_chain.spends.wanted) < expected:  # noqa: ASYNC110  the service's own tick is waited for
+            await asyncio.sleep(0.05)
     stored = os.path.getsize(store)  # noqa: ASYNC240
     counts = gossip.intake.counts
     found = {
@@ -206,11 +224,42 @@ async def measure_load(store: Path, with_graph: bool) -> dict[str, float]:
     cpu = time.process_time()
     await gossip.start()
     await gossip.talk.loaded.wait()
-    return {
+    found = {
         "loaded": len(gossip.book),
         "load_cpu_s": time.process_time() - cpu,
         "load_added_mb": memory_mb(os.getpid()) - before,
     }
+    await gossip.stop()
+    return found
+
+
+def run(channels: int, *, with_graph: bool) -> dict[str, float]:
+    """Everything, in processes of their own."""
+    with tempfile.TemporaryDirectory() as folder:
+        network, store = Path(folder) / "network", Path(folder) / "gossip.db"
+        began = time.perf_counter()
+        make(network, channels)
+        found = {"made_s": time.perf_counter() - began}
+        more = ["--graph"] if with_graph else []
+        for command in (["--sync", str(network), str(store)], ["--load", str(store)]):
+            done = subprocess.run(
+                [sys.executable, "-m", "tests.bench.gossip", *command, *more],
+                stdout=subprocess.PIPE,
+                check=True,
+            )
+            found |= json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def rows(channels: int = 1_000) -> list[tuple[str, float, str, str]]:
+    """For `make bench`: a small sync; (what, value, unit, aim). `--channels 50000` is the full size."""
+    found = run(channels, with_graph=True)
+    size = f"gossip, {channels} channels"
+    return [
+        (f"{size}: sync, CPU per channel", 1000 * found["sync_cpu_s"] / channels, "ms", "0.4"),
+        (f"{size}: sync, wall per channel", 1000 * found["sync_wall_s"] / channels, "ms", "0.4"),
+        (f"{size}: load, CPU per channel", 1000 * found["load_cpu_s"] / channels, "ms", "0.012"),
+    ]
 
 
 def main() -> None:
@@ -226,20 +275,7 @@ def main() -> None:
     if given.load:
         print(json.dumps(asyncio.run(measure_load(Path(given.load), given.graph))))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        network, store = Path(folder) / "network", Path(folder) / "gossip.db"
-        began = time.perf_counter()
-        make(network, given.channels)
-        found = {"made_s": time.perf_counter() - began}
-        more = ["--graph"] if given.graph else []
-        for command in (["--sync", str(network), str(store)], ["--load", str(store)]):
-            run = subprocess.run(
-                [sys.executable, "-m", "tests.bench.gossip", *command, *more],
-                stdout=subprocess.PIPE,
-                check=True,
-            )
-            found |= json.loads(run.stdout.splitlines()[-1])
-    for name, value in found.items():
+    for name, value in run(given.channels, with_graph=given.graph).items():
         print(f"{name:18} {value:,.2f}")
 
 

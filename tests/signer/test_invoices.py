@@ -3,6 +3,7 @@
 import hmac
 
 import pytest
+from msgspec.structs import replace
 
 from protocol import messages_signing
 from protocol.amounts import Msat
@@ -103,3 +104,23 @@ def test_the_handshake_step_gives_keys_and_no_shared_secret(world: World) -> Non
 def test_an_ephemeral_key_that_is_no_point_is_the_peers_fault(world: World) -> None:
     reply = world.node.ask(contract.StaticKeyStep(bytes(32), b"\x05" * 33))
     assert isinstance(reply, contract.PeerFault) and reply.tag == "ephemeral-key"
+
+
+def test_an_invoice_over_a_payment_hash_from_elsewhere_has_nothing_to_release(world: World) -> None:
+    """A hold invoice: the signer signs it and draws the payment secret, and knows no preimage of it."""
+    payment_hash = sha256(b"\x33" * 32)
+    request = replace(make_invoice_request(b"\x07" * 32, 1000), payment_hash=payment_hash)
+    made = world.node.ask(request)
+    assert isinstance(made, contract.InvoiceMade)
+    assert decode.decode(made.bolt11).payment_hash == made.payment_hash == payment_hash
+    assert world.node.ask(request) == made
+    assert not world.service._books.is_own(payment_hash)
+
+
+def test_a_payment_hash_of_our_own_invoice_is_not_taken_as_anothers(world: World) -> None:
+    own = world.node.ask(make_invoice_request(b"\x08" * 32, 1000))
+    assert isinstance(own, contract.InvoiceMade)
+    request = replace(make_invoice_request(b"\x09" * 32, 1000), payment_hash=own.payment_hash)
+    refused = world.node.ask(request)
+    assert isinstance(refused, contract.Refused)
+    assert refused.tag == "invoice-hash"

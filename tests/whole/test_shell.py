@@ -22,6 +22,8 @@ ENV = Env(height=BlockHeight(110))
 class Outside:
     """What a channel service does for a channel, by hand."""
 
+    keeps_revoked = False
+
     def __init__(self) -> None:
         self.asked: list[tuple[sign.Request, Answered]] = []
         self.effects: list[object] = []

@@ -4,16 +4,16 @@ Everything here is repeated until it is done: a signer or peer that is away cost
 """
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 import structlog
-from msgspec import Struct
 from msgspec.structs import replace
 
 from node.routing.gossip import judge, own
 from node.routing.gossip.book import Book
 from node.routing.gossip.intake import Intake
 from node.routing.gossip.own import OwnChannel
+from node.routing.gossip.presence import NodeFace as NodeFace
+from node.routing.gossip.presence import Presence, Signer, why
 from node.routing.gossip.store import GossipStore
 from node.signer_link.client import SignerAway
 from protocol.amounts import ShortChannelId
@@ -28,26 +28,12 @@ from protocol.wire.bolt7_gossip import (
     AnnouncementSignatures,
     ChannelAnnouncement,
     ChannelUpdate,
-    NodeAnnouncement,
 )
 from protocol.wire.message import decode, encode
 
 log = structlog.get_logger()
 _OURS = b"ours"
 """Before a channel id: our own newest update in the store."""
-
-
-class Signer(Protocol):
-    async def call(self, request: contract.Request) -> contract.Reply: ...
-
-
-class NodeFace(Struct, frozen=True):
-    """How we present ourselves: `alias` in 32 bytes, `addresses` encoded, `features` for node_announcement."""
-
-    alias: bytes
-    rgb_color: bytes
-    addresses: bytes
-    features: bytes
 
 
 class Announcer:
@@ -59,7 +45,7 @@ class Announcer:
         *,
         node_id: bytes,
         chain_hash: bytes,
-        face: NodeFace,
+        presence: Presence,
         signer: Signer,
         book: Book,
         store: GossipStore,
@@ -71,7 +57,7 @@ class Announcer:
         self._bus = bus
         self._node_id = node_id
         self._chain_hash = chain_hash
-        self._face = face
+        self.presence = presence
         self._signer = signer
         self._book = book
         self._store = store
@@ -238,7 +224,7 @@ class Announcer:
                 self._forget(channel)
         if any(self._is_public(channel) for channel in self.channels.values()):
             try:
-                await self._tell_node()
+                await self.presence.tell()
             except SignerAway:
                 return
 
@@ -314,7 +300,7 @@ class Announcer:
         message = decode(frame)
         if isinstance(message, ChannelAnnouncement):
             log.info("channel_announced", channel=info.channel_id.hex(), short_channel_id=scid)
-            self._intake.add_channel(message, frame, info.capacity, self._node_id)
+            self._intake.add_channel(message, frame, info.capacity, info.funding_txid, self._node_id)
 
     async def _tell_update(self, channel: OwnChannel) -> None:
         public = self._is_public(channel)
@@ -375,44 +361,11 @@ class Announcer:
         if public and isinstance(message, ChannelUpdate):
             self._intake.add_update(message, frame, self._node_id)
 
-    async def _tell_node(self) -> None:
-        kept = self._store.node(self._node_id)
-        last = None if kept is None else decode(kept)
-        now = self._wall()
-        said = last.timestamp if isinstance(last, NodeAnnouncement) else 0
-        face = self._face
-        if (
-            isinstance(last, NodeAnnouncement)
-            and (last.alias, last.rgb_color, last.addresses, last.features)
-            == (face.alias, face.rgb_color, face.addresses, face.features)
-            and now - said < own.REFRESH_SECONDS
-        ):
-            return
-        fields = bolt7.NodeFields(
-            features=face.features,
-            timestamp=own.next_timestamp(now, said),
-            rgb_color=face.rgb_color,
-            alias=face.alias,
-            addresses=face.addresses,
-        )
-        reply = await self._signer.call(
-            contract.SignNodeAnnouncement(
-                fields.features, fields.timestamp, fields.rgb_color, fields.alias, fields.addresses
-            )
-        )
-        if not isinstance(reply, contract.NodeAnnouncementSigned):
-            log.warning("node_not_announced", reason=_why(reply))
-            return
-        frame = bolt7.node_announcement(fields, self._node_id, reply.signature)
-        message = decode(frame)
-        if isinstance(message, NodeAnnouncement):
-            self._intake.add_node(message, frame, self._node_id, relay=True)
-
     def _trouble(self, channel: OwnChannel, reply: contract.Reply) -> None:
-        why = _why(reply)
-        if why != channel.trouble:
-            channel.trouble = why
-            log.warning("not_announced", channel=channel.info.channel_id.hex(), reason=why)
+        reason = why(reply)
+        if reason != channel.trouble:
+            channel.trouble = reason
+            log.warning("not_announced", channel=channel.info.channel_id.hex(), reason=reason)
 
     def _warn(self, peer: bytes, connection: int, channel_id: bytes, sentence: str) -> None:
         log.warning("peer_broke_gossip", node_id=peer.hex(), reason=sentence)
@@ -436,13 +389,3 @@ def _fields_of(message: ChannelUpdate) -> bolt7.UpdateFields:
         fee_base_msat=message.fee_base_msat,
         fee_proportional_millionths=message.fee_proportional_millionths,
     )
-
-
-def _why(reply: contract.Reply) -> str:
-    match reply:
-        case contract.Refused():
-            return f"the signer refused: {reply.rule} (saw {reply.seen}). {reply.next_step}"
-        case contract.NotNow() | contract.PeerFault():
-            return reply.sentence
-        case _:
-            return f"the signer answered with {type(reply).__name__}, which is wrong"

@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Iterator
 
 NOTHING = 0
+TXID = 32
 
 
 class Book:
@@ -24,6 +25,7 @@ class Book:
         self._capacity = array("Q")
         self._seen = array("I")
         self._timestamps = array("I")  # two a row
+        self._txids = bytearray()  # of the funding transaction, 32 a row
         self._free: list[int] = []
         self._nodes: dict[bytes, int] = {}
         self._node_ids: list[bytes] = []
@@ -42,9 +44,14 @@ class Book:
     # Channels.
 
     def add(
-        self, scid: int, node_id_1: bytes, node_id_2: bytes, capacity: int, seen: int
+        self, scid: int, node_id_1: bytes, node_id_2: bytes, capacity: int, seen: int, txid: bytes
     ) -> tuple[bytes, bytes]:
-        """The node ids, as the one object that everybody shares. `seen`: when we took the announcement."""
+        """The node ids, as the one object that everybody shares. `seen`: when we took the announcement.
+
+        `txid`: of the funding transaction.
+        """
+        if len(txid) != TXID:
+            raise ValueError(f"a txid has {TXID} bytes, not {len(txid)}")
         one, two = self._node(node_id_1), self._node(node_id_2)
         self._node_channels[one] += 1
         self._node_channels[two] += 1
@@ -53,6 +60,7 @@ class Book:
             self._scid[row], self._capacity[row], self._seen[row] = scid, capacity, seen
             self._node_1[row], self._node_2[row] = one, two
             self._timestamps[2 * row] = self._timestamps[2 * row + 1] = NOTHING
+            self._txids[TXID * row : TXID * (row + 1)] = txid
         else:
             row = len(self._scid)
             self._scid.append(scid)
@@ -61,6 +69,7 @@ class Book:
             self._capacity.append(capacity)
             self._seen.append(seen)
             self._timestamps.extend((NOTHING, NOTHING))
+            self._txids += txid
         self.rows[scid] = row
         self._sorted = None
         return self._node_ids[one], self._node_ids[two]
@@ -91,6 +100,24 @@ class Book:
 
     def capacity(self, scid: int) -> int:
         return self._capacity[self.rows[scid]]
+
+    def outpoint(self, scid: int) -> bytes:
+        """Of the funding output, serialised."""
+        row = self.rows[scid]
+        return bytes(self._txids[TXID * row : TXID * (row + 1)]) + (scid & 0xFFFF).to_bytes(4, "little")
+
+    def at_outpoint(self, outpoint: bytes) -> int | None:
+        """The channel with this funding output. A search through all txids: a few are asked for with a block."""
+        txid, index = outpoint[:TXID], int.from_bytes(outpoint[TXID:], "little")
+        at = self._txids.find(txid)
+        while at >= 0:
+            row, rest = divmod(at, TXID)
+            if not rest:
+                scid = self._scid[row]
+                if scid & 0xFFFF == index and self.rows.get(scid) == row:
+                    return scid
+            at = self._txids.find(txid, at + 1)
+        return None
 
     def timestamp(self, scid: int, direction: int) -> int:
         """0: no update was seen."""
@@ -143,6 +170,10 @@ class Book:
                 self._node_timestamp.append(NOTHING)
             self._nodes[node_id] = node
         return node
+
+    def channels_of(self, node_id: bytes) -> list[int]:
+        node = self._nodes.get(node_id)
+        return [s for s, row in self.rows.items() if node in (self._node_1[row], self._node_2[row])]
 
     def has_node(self, node_id: bytes) -> bool:
         return node_id in self._nodes

@@ -12,6 +12,7 @@ from typing import Protocol, assert_never
 
 from node.routing.gossip import judge
 from node.routing.gossip.book import Book
+from node.routing.gossip.conflicts import Conflicts
 from node.routing.gossip.judge import Fault, Ignore, Later, Take, TakeNode
 from node.routing.gossip.rates import GossipLimits, Rates
 from node.routing.gossip.store import GossipStore, put_node
@@ -44,6 +45,11 @@ class Taken(Protocol):
 
     def node_taken(self, node_id: bytes, timestamp: int, frame: bytes, source: bytes) -> None: ...
 
+    def is_ours(self, scid: int) -> bool: ...
+
+    def channel_gone(self, scid: int) -> None:
+        """The book still has it."""
+
     def channel_missing(self, scid: int, source: bytes) -> None:
         """An update came whose announcement we never saw."""
 
@@ -75,6 +81,7 @@ class _Chunk:
     updates: list[bytes] = field(default_factory=list)
     nodes: list[bytes] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    conflicts: list[bytes] = field(default_factory=list)
 
 
 class Intake:
@@ -106,6 +113,7 @@ class Intake:
         self._young: dict[int, tuple[ChannelAnnouncement, bytes, bytes]] = {}
         self._unknown: dict[tuple[int, int], tuple[int, bytes]] = {}
         self._rejected: dict[int, None] = {}
+        self._conflicts = Conflicts()
         self.counts = Counts()
         self.tip = 0
 
@@ -123,6 +131,11 @@ class Intake:
                 await self._take_announcements(chunk)
         finally:
             self._checking -= waiting
+        for frame in chunk.conflicts:
+            try:
+                await self._take_conflict(frame, chunk)
+            except MalformedMessage as error:
+                chunk.faults.append(str(error))
         self._add_pooled(chunk, waiting)
         if chunk.updates or chunk.nodes:
             await self._take_signed(chunk)
@@ -151,6 +164,9 @@ class Intake:
 
     def _sort_announcement(self, frame: bytes, chunk: _Chunk) -> None:
         scid = layout.announced_scid(frame)
+        if scid in self._book and layout.announcement_ids(frame)[2:] != self._book.ends(scid):
+            chunk.conflicts.append(frame)
+            return
         if not self.wants(scid) or scid in self._young:
             self.counts.duplicates += 1
             return
@@ -159,6 +175,10 @@ class Intake:
             return
         message = decode(frame)
         if not isinstance(message, ChannelAnnouncement):
+            return
+        if self._conflicts.names_liar(message):
+            self.counts.ignored += 1
+            self._reject(scid)
             return
         verdict = judge.announcement(message, chain_hash=self._chain_hash, tip=self.tip)
         match verdict:
@@ -210,22 +230,55 @@ class Intake:
         except ChainUnavailable:
             return
         verdict = judge.output(message, found)
-        if isinstance(verdict, Take) and found is not None:
-            self.add_channel(message, frame, found.value, source)
+        if isinstance(verdict, Take) and found is not None and not self._conflicts.names_liar(message):
+            self.add_channel(message, frame, found.value, found.txid, source)
             return
         self.counts.ignored += 1
+        self._reject(scid)
+
+    def _reject(self, scid: int) -> None:
         self._rejected[scid] = None
         if len(self._rejected) > self._limits.rejected:
             del self._rejected[next(iter(self._rejected))]
 
-    def add_channel(self, message: ChannelAnnouncement, frame: bytes, capacity: int, source: bytes) -> None:
+    async def _take_conflict(self, frame: bytes, chunk: _Chunk) -> None:
+        """An announcement of a channel that we know between other nodes: who signed both is not believed any more."""
+        message = decode(frame)
+        kept = None if not isinstance(message, ChannelAnnouncement) else self._kept(message)
+        if not isinstance(message, ChannelAnnouncement) or kept is None:
+            self.counts.ignored += 1
+            return
+        (holds,) = await self._verifier.all_hold([bolt7.checks_of_announcement(message, frame)])
+        if not holds:
+            chunk.faults.append("a channel_announcement with a wrong signature")
+            return
+        if message.short_channel_id not in self._book:
+            return
+        self._reject(message.short_channel_id)
+        for node_id in self._conflicts.found(kept, message):
+            for scid in self._book.channels_of(node_id):
+                if not self._taken.is_ours(scid):
+                    self.drop_channel(scid)
+
+    def _kept(self, message: ChannelAnnouncement) -> ChannelAnnouncement | None:
+        """What we hold of the same output, if the other message speaks of that and is whole."""
+        verdict = judge.announcement(message, chain_hash=self._chain_hash, tip=self.tip)
+        frame = self._store.channel(message.short_channel_id) if isinstance(verdict, Take) else None
+        kept = None if frame is None else decode(frame)
+        if not isinstance(kept, ChannelAnnouncement):
+            return None
+        return kept if judge.funding_script(kept) == judge.funding_script(message) else None
+
+    def add_channel(
+        self, message: ChannelAnnouncement, frame: bytes, capacity: int, txid: bytes, source: bytes
+    ) -> None:
         """Every check is done."""
         scid = message.short_channel_id
         if scid in self._book:
             return
         seen = int(self._wall())
-        one, two = self._book.add(scid, message.node_id_1, message.node_id_2, capacity, seen)
-        self._store.put_channel(scid, capacity, seen, frame)
+        one, two = self._book.add(scid, message.node_id_1, message.node_id_2, capacity, seen, txid)
+        self._store.put_channel(scid, capacity, seen, txid, frame)
         self._sink.put_channel(scid, one, two, capacity, message.features)
         self.counts.channels += 1
         self._taken.channel_taken(scid, frame, source)
@@ -379,6 +432,7 @@ class Intake:
     # Leaving, and what waits for blocks.
 
     def drop_channel(self, scid: int) -> None:
+        self._taken.channel_gone(scid)
         self._store.drop_channel(scid, self._book.drop(scid))
         self._sink.drop_channel(scid)
 

@@ -11,11 +11,12 @@ import structlog
 from msgspec import Struct
 
 from node.routing.gossip import judge
-from node.routing.gossip.announcer import Announcer, NodeFace, Signer
+from node.routing.gossip.announcer import Announcer
 from node.routing.gossip.book import Book
 from node.routing.gossip.conversations import Conversations
 from node.routing.gossip.intake import ChainUnavailable, Intake
 from node.routing.gossip.outputs import Outputs
+from node.routing.gossip.presence import NodeFace, Presence, Signer
 from node.routing.gossip.rates import GossipLimits
 from node.routing.gossip.relay import FLUSH_SECONDS, Relay
 from node.routing.gossip.store import GossipStore
@@ -29,6 +30,8 @@ from protocol.errors import CommandRefused
 
 log = structlog.get_logger()
 CHAIN_SECONDS = 60.0
+SEARCH_SECONDS = 900.0
+"""Two weeks of blocks may have to be read again after the node was off."""
 MINUTE = 60.0
 HOUR = 3600.0
 
@@ -94,11 +97,20 @@ class GossipService(Service):
             steady=steady,
             wall=wall,
         )
+        self._presence = Presence(
+            node_id=node_id,
+            face=settings.face,
+            signer=signer,
+            store=self.store,
+            intake=self.intake,
+            steady=steady,
+            wall=wall,
+        )
         self.own = Announcer(
             bus,
             node_id=node_id,
             chain_hash=chain_hash,
-            face=settings.face,
+            presence=self._presence,
             signer=signer,
             book=self.book,
             store=self.store,
@@ -109,7 +121,15 @@ class GossipService(Service):
         )
         self._own_news = asyncio.Event()
         self.talk.speak_for(self.own, self._own_news.set)
-        self._outputs = Outputs(self.book, self.intake, self.relay, self._output_of)
+        self._outputs = Outputs(
+            self.book,
+            self.intake,
+            self.relay,
+            self.store,
+            output_of=self._output_of,
+            watch=self._watch_spends,
+            unwatch=lambda message: bus.send("chain", message),
+        )
         self._touched: set[bytes] = set()
         self._flushed = self._minute = self._hour = steady()
 
@@ -138,7 +158,9 @@ class GossipService(Service):
         with contextlib.suppress(CommandRefused, OutcomeUnknown):
             tip = await self.bus.request("chain", chain.GetTip(), deadline=600)
             self.intake.tip = max(self.intake.tip, tip.height)
+        self._outputs.begin()
         self.talk.loaded.set()
+        await self._ask_roads()
         await self._own_channels(None)
         while True:
             await self.own.work()
@@ -162,6 +184,7 @@ class GossipService(Service):
     # What the intake tells.
 
     def channel_taken(self, scid: int, frame: bytes, source: bytes) -> None:
+        self._outputs.added(scid)
         if source == self._node_id:
             self.talk.to_all(frame)
         else:
@@ -178,6 +201,13 @@ class GossipService(Service):
             self.talk.to_all(frame)
         else:
             self.relay.node(node_id, timestamp, frame, source)
+
+    def is_ours(self, scid: int) -> bool:
+        return self.own.is_ours(scid)
+
+    def channel_gone(self, scid: int) -> None:
+        self._outputs.gone(scid)
+        self.relay.forget(scid)
 
     def channel_missing(self, scid: int, source: bytes) -> None:
         self.talk.missing(scid, source)
@@ -202,12 +232,15 @@ class GossipService(Service):
         if self._touched:
             touched, self._touched = self._touched, set()
             await self._own_channels(tuple(touched))
+        if self._outputs.has_news:
+            self.run(self._outputs.tell())
         self.talk.sync_turn(now)
         if now - self._flushed >= FLUSH_SECONDS:
             self._flushed = now
             self.talk.flush_relay()
         if now - self._minute >= MINUTE:
             self._minute = now
+            await self._ask_roads()
             self.own.tick()
             self._own_news.set()
         if now - self._hour >= HOUR:
@@ -239,6 +272,21 @@ class GossipService(Service):
             await self._own_channels(waiting)  # they may be deep enough now
         await self._outputs.look(height)
 
+    @hears(chain.OutpointsSpent)
+    def outpoints_spent(self, event: chain.OutpointsSpent) -> None:
+        self._outputs.spent(event.height, event.outpoints)
+
+    @hears(chain.OutpointsUnspent)
+    def outpoints_unspent(self, event: chain.OutpointsUnspent) -> None:
+        self._outputs.unspent(event.height, event.outpoints)
+
+    async def _watch_spends(self, request: chain.WatchSpends) -> chain.SpendsWatched:
+        try:
+            found: chain.SpendsWatched = await self.bus.request("chain", request, deadline=SEARCH_SECONDS)
+        except (CommandRefused, OutcomeUnknown) as error:
+            raise ChainUnavailable(str(error)) from error
+        return found
+
     async def _output_of(self, scid: int) -> chain.OutputAt | None:
         question = chain.GetOutputAt(judge.height_of(scid), scid >> 16 & 0xFFFFFF, scid & 0xFFFF)
         try:
@@ -247,7 +295,13 @@ class GossipService(Service):
             raise ChainUnavailable(str(error)) from error
         return found
 
-    # Our channels.
+    # Our node and our channels.
+
+    async def _ask_roads(self) -> None:
+        """By which addresses others reach us now."""
+        with contextlib.suppress(CommandRefused, OutcomeUnknown):
+            found: peer.Roads = await self.bus.request("peer", peer.ListRoads())
+            self._presence.heard(found.roads)
 
     async def _own_channels(self, channel_ids: tuple[bytes, ...] | None) -> None:
         try:

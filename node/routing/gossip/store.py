@@ -25,32 +25,38 @@ from protocol.wire.message import decode
 
 log = structlog.get_logger()
 FILE = "gossip.db"
-VERSION = 1
+VERSION = 2
 FLUSH_FROM = 1_000
 LOAD_STEP = 1_000
 """Rows between two turns of the loop while the graph is loaded."""
 
-CHANNEL, POLICY, NODE, PEER_UPDATE = range(4)
+CHANNEL, POLICY, NODE, PEER_UPDATE, SPENT, MARK = KINDS = range(6)
 Key = tuple[Any, ...]
 Row = tuple[Any, ...]
 
 _TABLES = (
-    "CREATE TABLE channel (scid INTEGER PRIMARY KEY, capacity INTEGER, seen INTEGER, raw BLOB)",
+    "CREATE TABLE channel (scid INTEGER PRIMARY KEY, capacity INTEGER, seen INTEGER, txid BLOB, raw BLOB)",
     "CREATE TABLE policy (scid INTEGER, direction INTEGER, raw BLOB, PRIMARY KEY (scid, direction)) WITHOUT ROWID",
     "CREATE TABLE node (node_id BLOB PRIMARY KEY, raw BLOB) WITHOUT ROWID",
     "CREATE TABLE peer_update (channel_id BLOB PRIMARY KEY, raw BLOB) WITHOUT ROWID",
+    "CREATE TABLE spent (scid INTEGER PRIMARY KEY, height INTEGER)",
+    "CREATE TABLE mark (name TEXT PRIMARY KEY, height INTEGER) WITHOUT ROWID",
 )
 _PUT = (
-    "INSERT OR REPLACE INTO channel (scid, capacity, seen, raw) VALUES (?, ?, ?, ?)",
+    "INSERT OR REPLACE INTO channel (scid, capacity, seen, txid, raw) VALUES (?, ?, ?, ?, ?)",
     "INSERT OR REPLACE INTO policy (scid, direction, raw) VALUES (?, ?, ?)",
     "INSERT OR REPLACE INTO node (node_id, raw) VALUES (?, ?)",
     "INSERT OR REPLACE INTO peer_update (channel_id, raw) VALUES (?, ?)",
+    "INSERT OR REPLACE INTO spent (scid, height) VALUES (?, ?)",
+    "INSERT OR REPLACE INTO mark (name, height) VALUES (?, ?)",
 )
 _DROP = (
     "DELETE FROM channel WHERE scid = ?",
     "DELETE FROM policy WHERE scid = ? AND direction = ?",
     "DELETE FROM node WHERE node_id = ?",
     "DELETE FROM peer_update WHERE channel_id = ?",
+    "DELETE FROM spent WHERE scid = ?",
+    "DELETE FROM mark WHERE name = ?",
 )
 _GET = (
     "SELECT raw FROM channel WHERE scid = ?",
@@ -128,8 +134,8 @@ class GossipStore:
 
     # Writing.
 
-    def put_channel(self, scid: int, capacity: int, seen: int, raw: bytes) -> None:
-        self._put(CHANNEL, (scid,), (scid, capacity, seen, raw))
+    def put_channel(self, scid: int, capacity: int, seen: int, txid: bytes, raw: bytes) -> None:
+        self._put(CHANNEL, (scid,), (scid, capacity, seen, txid, raw))
 
     def put_policy(self, scid: int, direction: int, raw: bytes) -> None:
         self._put(POLICY, (scid, direction), (scid, direction, raw))
@@ -141,8 +147,16 @@ class GossipStore:
         """What the peer of one of our channels said of it, announced or not."""
         self._put(PEER_UPDATE, (channel_id,), (channel_id, raw))
 
+    def put_spent(self, scid: int, height: int | None) -> None:
+        """The block that spends the funding output; None when it left the chain."""
+        self._put(SPENT, (scid,), None if height is None else (scid, height))
+
+    def put_mark(self, name: str, height: int) -> None:
+        self._put(MARK, (name,), (name, height))
+
     def drop_channel(self, scid: int, nodes_gone: list[bytes]) -> None:
         self._put(CHANNEL, (scid,), None)
+        self._put(SPENT, (scid,), None)
         self._put(POLICY, (scid, 0), None)
         self._put(POLICY, (scid, 1), None)
         for node_id in nodes_gone:
@@ -178,8 +192,8 @@ class GossipStore:
         self._writing = {}
 
     def _write(self, rows: dict[tuple[int, Key], Row | None]) -> None:
-        puts: list[list[Row]] = [[], [], [], []]
-        drops: list[list[Key]] = [[], [], [], []]
+        puts: list[list[Row]] = [[] for _ in KINDS]
+        drops: list[list[Key]] = [[] for _ in KINDS]
         for (kind, key), row in rows.items():
             if row is None:
                 drops[kind].append(key)
@@ -188,7 +202,7 @@ class GossipStore:
         connection = self._reader if self._path is None else self._connect(str(self._path))
         try:
             connection.execute("BEGIN")
-            for kind in range(4):
+            for kind in KINDS:
                 if drops[kind]:
                     connection.executemany(_DROP[kind], drops[kind])
                 if puts[kind]:
@@ -237,6 +251,23 @@ class GossipStore:
 
     # The start.
 
+    def spent(self) -> list[tuple[int, int]]:
+        """(channel, height) as they are in the file."""
+        return self._rows("SELECT scid, height FROM spent")
+
+    def mark(self, name: str) -> int | None:
+        """As it is in the file."""
+        return next(
+            (height for found, height in self._rows("SELECT name, height FROM mark") if found == name), None
+        )
+
+    def _rows(self, query: str) -> list[Any]:
+        try:
+            return self._reader.execute(query).fetchall()
+        except sqlite3.DatabaseError as error:
+            self._fail(error)
+            return []
+
     def load(self, book: Book, sink: GraphSink) -> Iterator[int]:
         """Fills book and graph, step by step, so that the loop can do other things in between. Answers with the
         number of rows of each step. A file that cannot be read to its end is thrown away, and the rest with it."""
@@ -258,12 +289,12 @@ class GossipStore:
             yield rows
 
     def _load_channels(self, book: Book, sink: GraphSink) -> Iterator[int]:
-        for rows in self._steps("SELECT scid, capacity, seen, raw FROM channel ORDER BY scid"):
-            for scid, capacity, seen, raw in rows:
+        for rows in self._steps("SELECT scid, capacity, seen, txid, raw FROM channel ORDER BY scid"):
+            for scid, capacity, seen, txid, raw in rows:
                 features, named, node_id_1, node_id_2 = announcement_ids(raw)
                 if named != scid:
                     raise ValueError(f"the announcement of {named} stands under {scid}")
-                one, two = book.add(scid, node_id_1, node_id_2, capacity, seen)
+                one, two = book.add(scid, node_id_1, node_id_2, capacity, seen, txid)
                 sink.put_channel(scid, one, two, capacity, features)
             yield len(rows)
 

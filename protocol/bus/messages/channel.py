@@ -206,11 +206,14 @@ class HtlcReceived(Struct, frozen=True, tag="channel.received"):
 
 class FulfilHtlc(Struct, frozen=True, tag="channel.fulfil"):
     """One way. Without `preimage` the signer releases that of its invoice; with one (from the next hop, a keysend or
-    a hold invoice made elsewhere) the signer only notes the credit. Repeating it is harmless."""
+    a hold invoice made elsewhere) the signer only notes the credit. Repeating it is harmless.
+
+    `others`: HTLCs of other channels that pay the same invoice, by channel id: the signer judges them together."""
 
     channel_id: bytes
     htlc_id: int
     preimage: bytes | None = None
+    others: tuple[tuple[bytes, tuple[int, ...]], ...] = ()
 
 
 class FailHtlc(Struct, frozen=True, tag="channel.fail"):

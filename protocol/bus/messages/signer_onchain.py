@@ -7,17 +7,19 @@ from msgspec import Struct
 from protocol.amounts import FeeratePerKw, Sat
 from protocol.bolt3.content import CommitmentContent
 from protocol.bus.messages.fixed_bytes import Bytes16, Bytes32, Bytes33
+from protocol.bus.messages.signer_operations import OtherParts
 
 
 class SweptHtlc(Struct, frozen=True, array_like=True):
     """The HTLC behind a swept output. `offered`: by us. `preimage`: evidence from the next hop; without it the
-    signer takes that of its own invoice."""
+    signer takes that of its own invoice, to which `others` may belong as in `ReleasePreimage`."""
 
     offered: bool
     id: int
     payment_hash: Bytes32
     cltv_expiry: int
     preimage: Bytes32 | None = None
+    others: OtherParts = ()
 
 
 class SweepInput(Struct, frozen=True, array_like=True):
@@ -56,11 +58,12 @@ class WalletCoin(Struct, frozen=True, array_like=True):
 
 
 class StagedHtlc(Struct, frozen=True, array_like=True):
-    """An HTLC of our own commitment. `preimage` as in `SweptHtlc`, for one that we received."""
+    """An HTLC of our own commitment. `preimage` and `others` as in `SweptHtlc`, for one that we received."""
 
     offered: bool
     id: int
     preimage: Bytes32 | None = None
+    others: OtherParts = ()
 
 
 class SignSecondStage(Struct, frozen=True, tag="second_stage"):

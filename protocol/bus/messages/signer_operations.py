@@ -17,6 +17,10 @@ force close, a second stage and some reorgs (BOLT 2, "cltv_expiry_delta Selectio
 are what is left if the node's own policy fails: one claim in the next blocks, at any fee."""
 
 
+OtherParts = tuple[tuple[Bytes32, tuple[int, ...]], ...]
+"""Received HTLCs of other channels that belong to the same payment: (BOLT 2 channel_id, their ids)."""
+
+
 class PeerSignatures(Struct, frozen=True, array_like=True):
     """The peer's signatures on one commitment of ours, for one funding; HTLC signatures in output order."""
 
@@ -92,11 +96,15 @@ class ReleasePreimage(Struct, frozen=True, tag="release", array_like=True):
 
     With `preimage` (evidence: it came from the next hop, or in the onion) no invoice is needed; the credit is noted.
     Evidence never stands in for the amount of an invoice of ours.
+
+    `others`: HTLCs of other channels of ours that pay the same invoice, by BOLT 2 channel_id. They are judged and
+    credited together with these, so that whichever of the channels asks first asks for all.
     """
 
     payment_hash: Bytes32
     htlc_ids: tuple[int, ...]
     preimage: Bytes32 | None = None
+    others: OtherParts = ()
 
 
 class HtlcBuried(Struct, frozen=True, tag="buried", array_like=True):

@@ -90,7 +90,8 @@ class ReleasePlan(Struct, frozen=True, tag="wallet.release"):
 
 class LendCoins(Struct, frozen=True, tag="wallet.lend"):
     """Durably sets confirmed coins of about `value` aside for the fee of a close, half of it at least, since it leaves
-    room for replacements: those of the fee reserve first, then hot ones. They come back with `ReleasePlan`. The same `purpose` again answers the same coins."""
+    room for replacements: those of the fee reserve first, then hot ones. They come back with `ReleasePlan`. The same
+    `purpose` again answers the same coins."""
 
     purpose: str
     value: Sat

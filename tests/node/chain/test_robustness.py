@@ -315,7 +315,7 @@ async def test_a_block_with_another_transaction_than_its_header_says_is_refused(
     await until(lambda: rig.ear.of(ChainAway))
     assert "not those of its header" in rig.ear.of(ChainAway)[0].reason
     with pytest.raises(BackendAway, match="not those of its header"):
-        await rig.backend.transaction_at(rig.chain.height, 0)
+        await rig.backend.transaction(b"\7" * 32, rig.chain.height)
     lying = False
     await rig.caught_up()
     assert (await rig.ask(GetTip())).height == rig.chain.height
@@ -336,7 +336,7 @@ async def test_another_block_or_transaction_than_was_asked_for_is_refused(
 
     altered(rig, monkeypatch, alter)
     with pytest.raises(BackendAway, match="another block"):
-        await rig.backend.transaction_at(rig.chain.height, 1)
+        await rig.backend.transaction(b"\7" * 32, rig.chain.height)
     with pytest.raises(BackendAway, match="another transaction"):
         await rig.backend.transaction(coin.txid)
 

@@ -15,7 +15,9 @@ from node.channel.events import (
     SettledOnChain,
     SignerAnswered,
 )
+from node.channel.handover import running
 from node.channel.state import Closed, Closing, FulfilWant, OfferWant
+from node.onchain.deadlines import must_close
 from protocol.amounts import BlockHeight, Msat, Sat, scid
 from protocol.bitcoin.transaction import OutPoint, Transaction, TxIn, TxOut
 from protocol.bolt4 import failure as failures
@@ -27,7 +29,7 @@ from protocol.hashes import sha256
 from protocol.secret import Secret
 from protocol.wire.bolt2_update import UpdateFailHtlc, UpdateFulfillHtlc
 from protocol.wire.message import decode
-from tests.node.channel.pair import End, Pair, open_channel
+from tests.node.channel.pair import End, Pair, invoice, onion_for, open_channel
 from tests.node.channel.three import AMOUNT, FEE, PUSH, Row
 
 PREIMAGE = b"\x21" * 32
@@ -141,6 +143,68 @@ def test_a_crash_asks_the_signer_with_the_same_evidence(pair: Pair) -> None:
     pair.connect()
     pair.quiet()
     assert pair.alice.said.fulfilled
+
+
+# Parts of a payment to us that came over several channels.
+
+OTHERS = ((b"\x44" * 32, (7,)),)
+
+
+def part_of_invoice(pair: Pair) -> sign.InvoiceMade:
+    made = invoice(pair.bob, 50_000_000)
+    packet = onion_for(pair.bob, made, 50_000_000, 160)
+    pair.alice.do(Offer(OfferWant(Msat(50_000_000), made.payment_hash, 200, packet, "payment/1")))
+    pair.quiet()
+    return made
+
+
+def test_a_part_is_fulfilled_with_what_stands_in_other_channels_and_so_again_after_a_crash(
+    pair: Pair,
+) -> None:
+    """checklist 29, 37: the open question is asked again byte for byte."""
+    made = part_of_invoice(pair)
+    pair.bob.do(Fulfil(0, None, OTHERS))
+    asked = question(pair.bob)
+    assert sign.ReleasePreimage(made.payment_hash, (0,), None, OTHERS) in asked
+    pair.disconnect()
+    pair.bob.crash(lose_next=True)
+    assert question(pair.bob) == asked
+
+
+def test_a_part_that_waits_for_another_channel_is_parked_with_what_stands_there(pair: Pair) -> None:
+    part_of_invoice(pair)
+    pair.bob.do(Fulfil(0, None, OTHERS))
+    ask = pair.bob.asks.popleft()
+    refusal = sign.Refused("release-htlcs", "a rule", "seen", "limit", "wait")
+    before = tuple(op for op in ask.operations if isinstance(op, sign.AcceptRevocation))
+    told = pair.bob.call(sign.ChannelRequest(pair.bob.state.committed.params.handle, before))
+    assert isinstance(told, sign.ChannelAnswer)
+    pair.bob.do(SignerAnswered(ask.ask, sign.ChannelAnswer(told.results, refusal)))
+    assert pair.bob.state.volatile.parked == (FulfilWant(0, None, OTHERS),)
+
+
+def test_the_newest_word_on_a_part_counts(pair: Pair) -> None:
+    """After a restart the parts are told one by one."""
+    made = part_of_invoice(pair)
+    pair.disconnect()
+    pair.bob.do(Fulfil(0), Fulfil(0, None, OTHERS), Fulfil(0))
+    assert pair.bob.state.volatile.wants == (FulfilWant(0, None, OTHERS),)
+    pair.connect()
+    while not pair.bob.asks and (pair.deliver(pair.alice) or pair.deliver(pair.bob)):
+        pass
+    assert sign.ReleasePreimage(made.payment_hash, (0,), None, OTHERS) in question(pair.bob)
+
+
+def test_a_part_whose_peer_is_away_forces_its_channel_onto_the_chain_in_time(pair: Pair) -> None:
+    """checklist 43: the preimage may be out over another channel, so this part must be claimed before it expires."""
+    part_of_invoice(pair)
+    pair.disconnect()
+    state = pair.bob.state
+    assert must_close(running(state.committed, state.htlcs, state.volatile), BlockHeight(182)) is None
+    pair.bob.do(Fulfil(0, None, OTHERS))
+    state = pair.bob.state
+    assert must_close(running(state.committed, state.htlcs, state.volatile), BlockHeight(181)) is None
+    assert must_close(running(state.committed, state.htlcs, state.volatile), BlockHeight(182)) is not None
 
 
 def test_a_refused_evidence_is_parked_and_shown_again(pair: Pair) -> None:

@@ -201,13 +201,42 @@ async def test_a_set_may_come_over_several_channels(house: House):
     ]
 
 
-async def test_a_set_that_the_signer_would_not_release_goes_back_at_once(house: House):
-    """checklist 37: it judges one channel at a time; half a set is never fulfilled and never left hanging."""
+def both(first: int = 0, second: int = 0) -> list[FulfilHtlc]:
+    return [
+        FulfilHtlc(CHANNEL, first, None, ((OTHER_CHANNEL, (second,)),)),
+        FulfilHtlc(OTHER_CHANNEL, second, None, ((CHANNEL, (first,)),)),
+    ]
+
+
+async def test_each_channel_of_a_set_is_told_what_stands_in_the_others(house: House):
+    """checklist 37: the signer releases its preimage for the whole set only."""
     invoice = await house.ask(CreateInvoice(Msat(10_000), "x", ""))
     await hear(house, part(invoice, 4000), part(invoice, 6000, channel=OTHER_CHANNEL))
-    assert house.channel.decisions == [details(4000), details(6000, channel=OTHER_CHANNEL)]
-    await hear(house, part(invoice, 10_000, htlc_id=1))
-    assert house.channel.decisions[-1] == FulfilHtlc(CHANNEL, 1)
+    assert house.channel.decisions == both()
+
+
+async def test_after_a_restart_all_parts_are_asked_for_together_as_they_are_told_again(house: House):
+    """checklist 29, 37: whether the signer had released anything before is not known."""
+    invoice = await house.ask(CreateInvoice(Msat(10_000), "x", ""))
+    parts = part(invoice, 4000), part(invoice, 6000, channel=OTHER_CHANNEL)
+    await hear(house, *parts)
+    await house.restart()
+    house.channel.decisions.clear()
+    await hear(house, *parts)
+    assert house.channel.decisions == [FulfilHtlc(CHANNEL, 0), *both()]
+    await hear(house, HtlcResolved(CHANNEL, 0, invoice.payment_hash, True))
+    await hear(house, HtlcResolved(OTHER_CHANNEL, 0, invoice.payment_hash, True))
+    (row,) = (await house.ask(ListInvoices())).invoices
+    assert (row.status, row.received_msat) == ("paid", 10_000)
+
+
+async def test_when_one_channel_has_paid_the_others_are_reminded(house: House):
+    """The signer may have refused one of them for the sake of another, and nobody else would ask it again."""
+    invoice = await house.ask(CreateInvoice(Msat(10_000), "x", ""))
+    await hear(house, part(invoice, 4000), part(invoice, 6000, channel=OTHER_CHANNEL))
+    house.channel.decisions.clear()
+    await hear(house, HtlcResolved(CHANNEL, 0, invoice.payment_hash, True))
+    assert house.channel.decisions == [both()[1]]
 
 
 # Keysend.

@@ -15,6 +15,7 @@ from protocol.bitcoin.network import REGTEST
 from protocol.bitcoin.transaction import OutPoint, Transaction
 from protocol.bus.messages import channel as said
 from protocol.bus.messages import reserve, wallet
+from protocol.bus.messages import signer as sign
 from protocol.bus.messages.signer_link import SignerLink
 from protocol.bus.messages.why import ListWarnings, Warnings
 from protocol.errors import CommandRefused
@@ -175,15 +176,19 @@ async def test_an_acceptor_that_is_short_refuses_and_says_what_it_needs(strict: 
 
 
 async def test_what_a_failed_opening_would_have_brought_is_taken_back(pair: Keepers) -> None:
-    pair.bob.connection = pair.alice.connection = -1  # nothing is heard any more
-    from node.channel import openings
+    noted: list[int] = []
+    ask = pair.bob.signer.node.ask
 
-    patience, openings.PATIENCE = openings.PATIENCE, 0.05
-    try:
-        with pytest.raises(CommandRefused):
-            await pair.fund_channel()
-    finally:
-        openings.PATIENCE = patience
+    def refuse(request: sign.Request) -> sign.Reply:
+        if isinstance(request, sign.SetupChannel):
+            noted.append(pair.alice.service._reserve.present)
+            return sign.Refused("test", "a rule", "seen", "limit", "Nothing.")
+        return ask(request)
+
+    pair.bob.signer.node.ask = refuse  # type: ignore[method-assign]
+    with pytest.raises(CommandRefused):
+        await pair.fund_channel()
+    assert noted == [WANTED]
     await until(lambda: not pair.alice.wallet._ledger.plans)
     report = await pair.alice.report()
     assert (report.present, report.coming) == (0, 0)

@@ -74,6 +74,11 @@ class Graph:
         self.bulk.append("end")
 
 
+def parts(joined: bytes) -> list[bytes]:
+    assert len(joined) % 36 == 0
+    return [joined[at : at + 36] for at in range(0, len(joined), 36)]
+
+
 class Chain(Service):
     name = "chain"
 
@@ -85,6 +90,24 @@ class Chain(Service):
         self.most_open = 0
         self.away = False
         self.hold: asyncio.Event | None = None
+        self.able = False
+        """Whether it has whole blocks, and so tells of spends."""
+        self.complete = True
+        self.watched: set[bytes] = set()
+        self.since: list[int] = []
+
+    @handles(chain.WatchSpends)
+    def watch_spends(self, request: chain.WatchSpends) -> chain.SpendsWatched:
+        if self.away:
+            raise CommandRefused("the backend is away", what_to_do="Wait.")
+        self.since.append(request.since)
+        if self.able:
+            self.watched.update(parts(request.outpoints))
+        return chain.SpendsWatched(BlockHeight(TIP), self.able, self.complete)
+
+    @hears(chain.UnwatchSpends)
+    def unwatch_spends(self, message: chain.UnwatchSpends) -> None:
+        self.watched.difference_update(parts(message.outpoints))
 
     @handles(chain.GetTip)
     def tip(self, _request: chain.GetTip) -> chain.Tip:
@@ -191,6 +214,11 @@ class Peers(Service):
         """(node id, frame) of everything, in order."""
         self.slow: asyncio.Event | None = None
         self.lose: Callable[[bytes], bool] = lambda _frame: False
+        self.roads: tuple[peers.Road, ...] = ()
+
+    @handles(peers.ListRoads)
+    def list_roads(self, _request: peers.ListRoads) -> peers.Roads:
+        return peers.Roads(self.roads)
 
     @hears(peers.ToPeer)
     def to_peer(self, message: peers.ToPeer) -> None:
@@ -228,6 +256,8 @@ class House:
         leaf: bool = False,
         limits: GossipLimits | None = None,
         sink: Any = None,
+        addresses: bytes = b"",
+        onion_only: bool = False,
     ) -> None:
         self.number = number
         self.id = node_id(number)
@@ -240,7 +270,7 @@ class House:
         self.peers = Peers(self.bus, self)
         self.signer = Signer(number)
         self.connections: dict[bytes, int] = {}
-        face = NodeFace(bolt7.padded_alias(f"n{number}"), b"\1\2\3", b"", b"\x08\xa0\x00")
+        face = NodeFace(bolt7.padded_alias(f"n{number}"), b"\1\2\3", addresses, b"\x08\xa0\x00", onion_only)
         self.gossip = GossipService(
             self.bus,
             node_id=self.id,

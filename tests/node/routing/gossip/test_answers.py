@@ -201,7 +201,7 @@ async def test_a_long_answer_is_split_with_complete_at_the_end(house: Make):
     await turns()
     places = [700_000 + number // 7 << 40 | number << 16 for number in range(5_000)]
     for number, place in enumerate(places):
-        one.gossip.book.add(place, b"\2" + bytes(32), b"\3" + bytes(32), 1, NOW + number)
+        one.gossip.book.add(place, b"\2" + bytes(32), b"\3" + bytes(32), 1, NOW + number, bytes(32))
     one.peers.sent.clear()
     await one.told(8, encode(QueryChannelRange(CHAIN, 0, 0xFFFFFFFF, QueryChannelRangeTlvs(query_option=3))))
     await turns(200)

@@ -103,7 +103,7 @@ async def test_a_damaged_file_is_thrown_away(
 
 async def test_a_file_that_breaks_while_it_is_used_stops_nothing(tmp_path: Path):
     store = GossipStore(tmp_path / FILE, CHAIN)
-    store.put_channel(ONE.place, 1, NOW, ONE.frame)
+    store.put_channel(ONE.place, 1, NOW, bytes(32), ONE.frame)
     await store.flush()
     with sqlite3.connect(tmp_path / FILE) as db:
         db.execute("DROP TABLE policy")
@@ -124,7 +124,7 @@ async def test_what_is_not_written_yet_is_read_from_memory(tmp_path: Path):
     assert store.node(node_id(1)) == b"first"
     store.put_node(node_id(1), b"second")
     assert store.node(node_id(1)) == b"second"
-    store.put_channel(ONE.place, 1, NOW, ONE.frame)
+    store.put_channel(ONE.place, 1, NOW, bytes(32), ONE.frame)
     store.drop_channel(ONE.place, [node_id(1)])
     assert store.node(node_id(1)) is None and store.channel(ONE.place) is None
     await store.flush()
@@ -136,13 +136,13 @@ def test_rows_are_used_again_when_channels_come_and_go():
     """Memory stays that of the largest graph that we held."""
     book = Book()
     for number in range(50):
-        book.add(number, node_id(number % 5), node_id(5 + number), 10, NOW)
+        book.add(number, node_id(number % 5), node_id(5 + number), 10, NOW, bytes(32))
         book.set_timestamp(number, 1, NOW + number)
     for number in range(50):
         book.drop(number)
     assert len(book) == 0 and list(book.nodes()) == []
     for number in range(100, 150):
-        one, two = book.add(number, node_id(1), node_id(number % 7 + 20), 11, NOW)
+        one, two = book.add(number, node_id(1), node_id(number % 7 + 20), 11, NOW, bytes(32))
         assert one is book.shared(node_id(1)) and two is book.shared(node_id(number % 7 + 20))
         assert (book.timestamp(number, 0), book.timestamp(number, 1)) == (0, 0)
     assert len(book._scid) == 50

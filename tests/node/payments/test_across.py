@@ -1,0 +1,173 @@
+"""One invoice paid over two channels of its recipient: A reaches C through B and through D (BOLT 4, "Basic Multi-Part
+Payments"; checklist 37). The signer of C gives its preimage for both parts or for none."""
+
+import asyncio
+import importlib.util
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from node.routing.liquidity import Liquidity
+from protocol.bus.messages.channel import HtlcReceived
+from protocol.bus.messages.payments import ListInvoices, ListPayments, Pay, PaymentRow
+from protocol.bus.messages.wallet import Coins, ListCoins
+from protocol.errors import CommandRefused
+from tests.node.payments.network import Net, Node
+from tests.support import need
+
+AMOUNT = 1_200_000_000
+FEE = 2 * 1000 + AMOUNT * 10 // 1_000_000
+
+
+@pytest.fixture(autouse=True)
+def kernel() -> None:
+    need("kernel", importlib.util.find_spec("pbk") is not None, "py-bitcoinkernel is not installed")
+
+
+@pytest_asyncio.fixture
+async def net(tmp_path: Path) -> AsyncIterator[Net]:
+    """A has 1,000,000 sat towards each of B and D, less reserve and fees."""
+    net = Net(tmp_path, ("a-b", "a-d", "b-c", "d-c"))
+    await net.start(a_b=9_000_000_000, a_d=9_000_000_000, b_c=1_000_000_000, d_c=1_000_000_000)
+    yield net
+    await net.stop()
+
+
+async def balances(net: Net) -> dict[str, int]:
+    return {name: await node.to_us() for name, node in net.nodes.items()}
+
+
+async def moved(net: Net, before: dict[str, int]) -> dict[str, int]:
+    for node in net.nodes.values():
+        await node.quiet()
+    return {name: await node.to_us() - before[name] for name, node in net.nodes.items()}
+
+
+async def status_of(node: Node, label: str) -> str:
+    (row,) = (await node.ask(ListInvoices(label))).invoices
+    return row.status
+
+
+async def test_parts_over_two_channels_of_the_recipient_are_claimed_together(net: Net):
+    """checklist 37"""
+    before = await balances(net)
+    invoice = await net["c"].invoice(AMOUNT, "a bicycle")
+    paid = await net["a"].ask(Pay(invoice.bolt11))
+    assert (paid.status, paid.parts, paid.amount_sent_msat) == ("complete", 2, AMOUNT + FEE)
+    after = await moved(net, before)
+    assert (after["a"], after["c"]) == (-AMOUNT - FEE, AMOUNT)
+    assert after["b"] > 0 and after["d"] > 0 and after["b"] + after["d"] == FEE
+    (row,) = (await net["c"].ask(ListInvoices())).invoices
+    assert (row.status, row.received_msat) == ("paid", AMOUNT)
+
+
+async def test_the_recipient_killed_at_each_durable_write_is_paid_whole_and_once(net: Net):
+    """checklist 29, 37: no kill leaves one part claimed and the other one given back."""
+    a, c = net["a"], net["c"]
+    killed = 0
+    for after_commits in range(1, 40):
+        before = await balances(net)
+        amount = await _for_both(a)
+        invoice = await c.invoice(amount, f"number {after_commits}")
+        c.kill_at = c.commits + after_commits
+        paying = asyncio.create_task(_pay(a, invoice.bolt11))
+        print("DBG", after_commits)
+        asyncio.get_running_loop().call_later(8, lambda: asyncio.ensure_future(_dbg(net)))
+        async with asyncio.timeout(20):
+            while not c.is_cut and not (paying.done() and await _is_settled(net)):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        was_killed = c.is_cut
+        if was_killed:
+            killed += 1
+            await c.wake_up()
+            await net.usable()
+        paid = await paying
+        after = await moved(net, before)
+        assert paid.status == "complete" and paid.parts >= 2
+        assert (after["a"], after["c"]) == (-paid.amount_sent_msat, amount)
+        async with asyncio.timeout(20):
+            while await status_of(c, invoice.label) != "paid":  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+        if not was_killed:
+            break
+        await _pay(c, (await a.invoice(amount - 3 * FEE, f"back {after_commits}")).bolt11)
+        await moved(net, before)
+    assert killed >= 3
+    assert "pending" not in [row.status for row in (await a.ask(ListPayments())).payments]
+
+
+async def test_a_part_whose_peer_died_is_claimed_on_chain_with_the_other_ones_preimage(net: Net):
+    """checklist 37, 43, 45: D says nothing any more once its HTLC stands; C takes B's part at once and D's from the
+    chain before it expires. A pays once."""
+    a, c, d = net["a"], net["c"], net["d"]
+    invoice = await c.invoice(AMOUNT, "a bicycle")
+    c.payments._receiver.received = _cutting(c, d)  # type: ignore[method-assign]
+    paying = asyncio.create_task(a.ask(Pay(invoice.bolt11), deadline=100))
+    await asyncio.wait_for(asyncio.shield(paying), 20)
+    assert (await paying).status == "complete"
+    (part,) = [h for channel in await c.list_channels() for h in channel.htlcs if not h.offered]
+    d.is_cut = True
+    async with asyncio.timeout(100):
+        while await status_of(c, invoice.label) != "paid":
+            await net.mine(1)
+            if net.chain.height in (147, 150, 165): await _dbg(net)
+            assert net.chain.height < part.cltv_expiry
+    states = sorted(channel.state for channel in await c.list_channels())
+    assert states == ["AWAITING_UNILATERAL", "CHANNELD_NORMAL"]
+    async with asyncio.timeout(60):
+        while await _on_chain(c) < 1_550_000:  # what it had towards D, and D's part, less fees
+            await net.mine(1)
+
+
+async def _on_chain(node: Node) -> int:
+    coins: Coins = await node.ask(ListCoins(), service="wallet")
+    return sum(coin.value for coin in coins.coins if not coin.spent)
+
+
+async def _for_both(node: Node) -> int:
+    """More than any one channel of this node can send, and less than all together."""
+    small, large = sorted(channel.spendable_msat for channel in await node.list_channels())
+    return large + small // 2
+
+
+def _cutting(c: Node, d: Node) -> Callable[[HtlcReceived], None]:
+    """The line between the two breaks as the last part comes in, so that it cannot be fulfilled there."""
+    hear = c.payments._receiver.received
+
+    def received(htlc: HtlcReceived) -> None:
+        (channel,) = [i for i in c.channels._channels.values() if i.state.committed.params.channel_id == htlc.channel_id]
+        if channel.state.committed.params.peer == d.node_id:
+            c.net.disconnect(d)
+        hear(htlc)
+
+    return received
+
+
+async def _pay(node: Node, bolt11: str) -> PaymentRow:
+    """A payment may fail because somebody is waking up; then it is made again, as a person would."""
+    for _ in range(20):
+        node.router.liquidity = Liquidity()
+        try:
+            return await node.ask(Pay(bolt11))
+        except CommandRefused:
+            await asyncio.sleep(0.05)
+    raise AssertionError("it is never paid")
+
+
+async def _is_settled(net: Net) -> bool:
+    for node in net.nodes.values():
+        if any(channel.htlcs for channel in await node.list_channels()):
+            return False
+    return True
+
+
+async def _dbg(net):
+    for n, node in net.nodes.items():
+        for ch in await node.list_channels():
+            print("DBG", n, ch.state, ch.reestablished, ch.spendable_msat, [(h.offered, h.id, h.amount_msat, h.state) for h in ch.htlcs], ch.why)
+        for channel in node.channels._channels.values():
+            v = channel.state.volatile
+            print("DBG  ", n, v.wants, v.parked, v.asking, channel.state.committed.question, v.stalled)
+    print("DBG", net["c"].is_cut, (await net["a"].ask(ListPayments())).payments[-1])
