@@ -321,7 +321,9 @@ def save(directory: Path, config: Config) -> None:
         ("log", config.log),
     )
     for table, part in tables:
-        usual_part = type(part)() if isinstance(part, TorConfig | BackupConfig | ChannelConfig | TowerConfig) else None
+        usual_part = (
+            type(part)() if isinstance(part, TorConfig | BackupConfig | ChannelConfig | TowerConfig) else None
+        )
         if part is None or part == usual_part:
             continue
         lines += ["", f"[{table}]"]

@@ -46,7 +46,7 @@ from protocol.amounts import FeeratePerKw
 from protocol.bitcoin.network import Network
 from protocol.bolt7 import addresses
 from protocol.bolt7.announcement import padded_alias
-from protocol.bolt9 import OUR_INIT
+from protocol.bolt9 import OUR_INIT, OUR_NODE
 from protocol.bus.bus import OutcomeUnknown
 from protocol.bus.local import LocalBus
 from protocol.bus.messages.chain import GetTip, Tip
@@ -182,7 +182,7 @@ def _gossip(parts: Parts) -> Service:
             f"an address cannot be announced: {error}", what_to_do="Correct announce in lnp.toml."
         ) from error
     onion_only = parts.config.tor.resolved(parts.config.network).clear != "direct"
-    features = OUR_INIT.within("N").to_bytes()
+    features = OUR_NODE.to_bytes()
     face = NodeFace(padded_alias(facts.alias), facts.color, encoded, features, onion_only)
     return GossipService(
         parts.bus,

@@ -50,6 +50,7 @@ FEATURES = (
     Feature(46, "option_scid_alias", "INT"),
     Feature(48, "option_payment_metadata", "9"),
     Feature(50, "option_zeroconf", "INT", needs=("option_scid_alias",)),
+    Feature(54, "keysend", "N"),
     Feature(60, "option_simple_close", "IN", needs=("option_shutdown_anysegwit",)),
     Feature(62, "option_splice", "IN"),
 )
@@ -179,6 +180,19 @@ OUR_INIT = FeatureSet.of(
 )
 """What we do today, in odd bits wherever a peer may lack it: Electrum 4.3.4 takes few even ones. 25, 37, 39 and 63
 join when their code does."""
+
+
+OUR_INVOICE = FeatureSet.of(
+    8,  # var_onion_optin
+    14,  # payment_secret
+    17,  # basic_mpp: parts may come over any channels of ours
+)
+"""What our invoices say; the signer writes them."""
+
+OUR_NODE = OUR_INIT.within("N") | FeatureSet.of(
+    55,  # keysend (bLIP 3): taken always; it belongs to no init
+)
+"""What our node_announcement says."""
 
 
 class ChannelType(Enum):

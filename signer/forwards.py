@@ -209,11 +209,13 @@ class Forwards:
             return frozenset()
         of_holder = side is Side.HOLDER
         received = {key_of(htlc) for htlc in content.htlcs if htlc.offered != of_holder}
+        stood = self.standing(handle, handle, state).received
         paid: set[HtlcKey] = set()
         for incoming, onwards in passed_on.items():
             if any(onward.outcome == PAID for onward in onwards):
                 paid.add(incoming)
-            elif incoming not in received and incoming not in state.released:
+            elif incoming in stood and incoming not in received and incoming not in state.released:
+                # One that stands nowhere any more left by this rule already.
                 for onward in onwards:
                     if self._lives(onward, handle, state):
                         raise rules.onward_lives(incoming[0])

@@ -8,6 +8,7 @@ import hmac
 
 from protocol.amounts import ShortChannelId
 from protocol.bitcoin.network import Network
+from protocol.bolt9 import OUR_INVOICE
 from protocol.bolt11 import encode
 from protocol.bolt11.invoice import HopHint, InvoiceTerms
 from protocol.bus.messages.signer import InvoiceMade, MakeInvoice
@@ -17,8 +18,7 @@ from protocol.hashes import sha256
 from protocol.secret import Secret
 from signer.refusal import Denied
 
-FEATURES = frozenset({8, 14, 17})
-"""var_onion_optin and payment_secret are required, basic_mpp is offered (BOLT 9)."""
+FEATURES = frozenset(OUR_INVOICE.bits())
 
 
 def preimage_of(invoice_secret: Secret, request_id: bytes) -> Secret:

@@ -17,6 +17,7 @@ from protocol.bus.messages.events import (
     ChannelRow,
     CoinSeen,
     Event,
+    ForwardNow,
     InvoiceNow,
     LogLine,
     PaymentNow,
@@ -129,7 +130,7 @@ class Store:
             case LogLine():
                 self.logs.append(event)
                 self.changed.add("logs")
-            case ChannelMoved() | CoinSeen():
+            case ChannelMoved() | CoinSeen() | ForwardNow():
                 pass
             case _:
                 assert_never(what)

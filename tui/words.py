@@ -10,6 +10,7 @@ from protocol.bus.messages.events import (
     ChannelRow,
     CoinSeen,
     Event,
+    ForwardNow,
     InvoiceNow,
     LogLine,
     PaymentNow,
@@ -125,6 +126,11 @@ def _describe(event: Event) -> str:
         case ChannelMoved():
             why = f": {what.why}" if what.why else ""
             return f"channel {short(what.channel_id.hex())} is {state(what.new)}{why}"
+        case ForwardNow():
+            fee = "" if what.fee_msat is None else f", fee {sats(what.fee_msat)} sat"
+            ending = f": {what.reason}" if what.reason else ""
+            status = what.status.replace("_", " ")
+            return f"forward of {whole_sats(what.in_msat)} sat {status}{fee}{ending}"
         case PeerRow():
             if what.connected:
                 return f"peer {short(what.node_id.hex())} up over {what.road or 'tcp'}"

@@ -147,9 +147,7 @@ class Explains(ChainSide):
             self._keep(lambda key: key != "reserve")
             return
         place = "are in the fee reserve" if enforced else "of the wallet are free"
-        sentence = (
-            f"{have} sat {place} to pay for closes of {len(open_)} channels with anchors; {wanted} sat are wanted"
-        )
+        sentence = f"{have} sat {place} to pay for closes of {len(open_)} channels with anchors; {wanted} sat are wanted"
         self._warn(Warned("reserve", b"", sentence, what, self._env.height))
 
     def _warn(self, warned: Warned) -> None:

@@ -132,9 +132,7 @@ def _point(committed: Committed, kind: Kind, number: int) -> bytes | None:
             return None
 
 
-def _live(
-    committed: Committed, row: Htlc, place: Place | None, wanted: Mapping[int, OtherParts]
-) -> HtlcFact:
+def _live(committed: Committed, row: Htlc, place: Place | None, wanted: Mapping[int, OtherParts]) -> HtlcFact:
     others = [other for other in _valid(committed) if other != place]
     present = place is not None and stands(row, *place)
     claim = not row.offered and (row.preimage is not None or row.id in wanted)

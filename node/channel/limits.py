@@ -19,6 +19,10 @@ FEE_SPIKE = 2
 """The opener keeps room for a feerate twice as high before it offers (BOLT 2, fee spike buffer)."""
 
 
+class Full(CommandRefused):
+    """The channel is full at this moment; what is pending in it makes room as it settles."""
+
+
 class Totals:
     """Running totals over the live HTLCs; one pass to make, constant time to add to."""
 
@@ -117,7 +121,7 @@ class Totals:
                     what_to_do="Wait until pending payments settle or fees fall, or use another channel.",
                 )
         if self.offered_count >= min(theirs.max_accepted_htlcs, MAX_HTLCS):
-            raise CommandRefused(
+            raise Full(
                 f"{self.offered_count} payments are pending in this channel and the peer takes no more",
                 what_to_do="Wait until some of them settle.",
             )
@@ -129,7 +133,7 @@ class Totals:
             )
 
         if self._too_much_dust(want.amount_msat):
-            raise CommandRefused(
+            raise Full(
                 f"too much is pending in payments too small to be enforced on chain (at most {self._max_dust} sat)",
                 what_to_do="Wait until some of them settle, or pay a larger amount.",
             )

@@ -239,10 +239,10 @@ class ChannelService(Commands):
             channel.put(Fail(request.htlc_id, request.failure, request.from_next))
 
     @handles(said.LiveOrigins)
-    def live_origins(self, _request: said.LiveOrigins) -> said.Origins:
-        """What became of every HTLC that we offered for somebody, live and settled."""
+    def live_origins(self, request: said.LiveOrigins) -> said.Origins:
+        """What became of the HTLCs that we offered for somebody, live and settled."""
         found: list[tuple[str, str, bytes | None, bytes | None, int | None]] = []
-        for origin, preimage, failure, code, done in store.origins(self._writer):
+        for origin, preimage, failure, code, done in store.origins(self._writer, request.origins):
             if preimage is not None:
                 found.append((origin, "fulfilled", preimage, None, None))
             elif done:

@@ -49,6 +49,7 @@ from node.channel.events import (
     Step,
     Tick,
 )
+from node.channel.limits import Full
 from node.channel.state import (
     FailWant,
     FeeWant,
@@ -185,7 +186,7 @@ def _wish(turn: Turn, event: Offer | Fulfil | Fail | FeerateMoved) -> None:
                 if updates.is_known_origin(turn, want.origin):
                     return  # said twice: an origin is offered once
                 if len(turn.v.wants) >= MAX_WANTS:
-                    raise CommandRefused("too many payments wait", what_to_do="Try again in a moment.")
+                    raise Full("too many payments wait", what_to_do="Try again in a moment.")
             except CommandRefused as refusal:
                 updates.refuse(turn, want.origin, refusal)
                 return

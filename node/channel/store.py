@@ -27,6 +27,8 @@ _PUT_HTLC = (
     " next_onion = ?, um = ?, ammag = ?, preimage = ?, failure = ?, failure_code = ?, done = ?"
     " WHERE channel = ? AND offered = ? AND id = ?"
 )
+_MOST_NAMED = 500
+"""Values in one query; SQLite takes some thousands."""
 _DROP_HTLC = "DELETE FROM htlcs WHERE channel = ? AND offered = ? AND id = ?"
 _JOURNAL = "INSERT INTO journal (channel, event, at) VALUES (?, ?, ?)"
 
@@ -182,12 +184,22 @@ def next_row_id(reader: Reader) -> int:
     return int(highest) + 1
 
 
-def origins(reader: Reader) -> list[tuple[str, bytes | None, bytes | None, int | None, int]]:
-    """(origin, preimage, failure, failure code, done) of every HTLC that we ever offered for somebody."""
-    rows = reader.read(
+def origins(
+    reader: Reader, wanted: Sequence[str] | None = None
+) -> list[tuple[str, bytes | None, bytes | None, int | None, int]]:
+    """(origin, preimage, failure, failure code, done) of these HTLCs, or of every one that we ever offered for
+    somebody."""
+    sql = (
         "SELECT origin, preimage, failure, failure_code, done FROM htlcs"
         " WHERE offered = 1 AND origin IS NOT NULL"
     )
+    if wanted is None:
+        rows = reader.read(sql)
+    else:
+        rows = []
+        for first in range(0, len(wanted), _MOST_NAMED):
+            some = tuple(wanted[first : first + _MOST_NAMED])
+            rows += reader.read(f"{sql} AND origin IN ({', '.join('?' * len(some))})", some)
     return [(origin, preimage, failure, code, done) for origin, preimage, failure, code, done in rows]
 
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from node.channel import dust, feerates
 from node.channel.content import commitment_params, content
 from node.channel.events import Save
-from node.channel.limits import MAX_HTLCS, Totals
+from node.channel.limits import MAX_HTLCS, Full, Totals
 from node.channel.state import (
     AwaitingLockIn,
     Closed,
@@ -325,7 +325,7 @@ def _offer(turn: Turn, want: OfferWant, totals: Totals, number: int) -> bool:
 def check_may_offer(turn: Turn) -> None:
     """Raises CommandRefused unless the channel takes new HTLCs."""
     if isinstance(turn.v.flow, Quiescent):
-        raise CommandRefused("the channel rests for a while", what_to_do="Use another channel.")
+        raise Full("the channel rests for a while", what_to_do="Use another channel.")
     match turn.c.phase:
         case Normal():
             if turn.c.funding_height is None and turn.c.params.minimum_depth > 0:
@@ -377,4 +377,5 @@ def refuse_late_offers(turn: Turn) -> None:
 
 
 def refuse(turn: Turn, origin: str, refusal: CommandRefused) -> None:
-    turn.tell(said.HtlcRefused(origin, refusal.sentence, refusal.what_to_do))
+    passing = isinstance(refusal, Full)
+    turn.tell(said.HtlcRefused(origin, refusal.sentence, refusal.what_to_do, passing))

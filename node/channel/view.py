@@ -101,6 +101,8 @@ def channel_info(state: State, height: int) -> ChannelInfo:
         handle=params.handle,
         local_funding_pubkey=params.holder_keys.funding_pubkey,
         remote_funding_pubkey=params.counterparty_keys.funding_pubkey,
+        peer_max_accepted_htlcs=params.counterparty.max_accepted_htlcs,
+        peer_htlc_minimum=params.counterparty.htlc_minimum,
     )
 
 

@@ -215,7 +215,9 @@ def _why(result: dict[str, Any]) -> list[RenderableType]:
         table.add_column()
         for line in lines:
             block = f"block {line['blockheight']:,}" if "blockheight" in line else ""
-            table.add_row(plain(" ".join(filter(None, (block, _when(line.get("time")))))), plain(line["text"]))
+            table.add_row(
+                plain(" ".join(filter(None, (block, _when(line.get("time")))))), plain(line["text"])
+            )
         parts += [Text(title, style="bold"), table]
     return parts
 

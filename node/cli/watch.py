@@ -77,6 +77,13 @@ def _invoice(row: Row) -> str:
     return f"{row['label']!r} {row['status']} {_sat(amount)}"
 
 
+def _forward(row: Row) -> str:
+    onto = f" to {_short(row['out_channel'])}" if row["out_channel"] else ""
+    fee = f", fee {row['fee_msat']} msat" if row["fee_msat"] is not None else ""
+    why = f": {row['reason']}" if row["reason"] else ""
+    return f"{_sat(row['in_msat'])} from {_short(row['in_channel'])}{onto} {row['status']}{fee}{why}"
+
+
 def _peer(row: Row) -> str:
     if row["connected"]:
         return f"{_short(row['node_id'])} up, {row['address']} {row['road']}"
@@ -88,6 +95,7 @@ _WORDS: dict[str, Callable[[Row], str]] = {
     "channel_state": lambda row: f"{_short(row['channel_id'])} {row['old']} to {row['new']}: {row['why']}",
     "payment": _payment,
     "invoice": _invoice,
+    "forward": _forward,
     "peer": _peer,
     "block": lambda row: f"{row['height']:,} {row['block_hash'][-16:]}",
     "chain": lambda row: "the chain backend answers" if row["up"] else f"the chain is away: {row['reason']}",

@@ -7,12 +7,14 @@ from protocol.bus.messages.channel import ChannelInfo
 from protocol.bus.messages.events import (
     MAX_HTLCS_SHOWN,
     ChannelRow,
+    ForwardNow,
     HtlcRow,
     InvoiceNow,
     PaymentNow,
     PeerRow,
     WalletNow,
 )
+from protocol.bus.messages.forwards import ForwardRow
 from protocol.bus.messages.payments import InvoiceRow, PaymentRow
 from protocol.bus.messages.peer import PeerInfo
 from protocol.bus.messages.wallet import CoinInfo
@@ -96,6 +98,22 @@ def invoice_row(row: InvoiceRow) -> InvoiceNow:
         expires_at=row.expires_at,
         received_msat=row.received_msat,
         paid_at=row.paid_at,
+    )
+
+
+def forward_row(row: ForwardRow) -> ForwardNow:
+    return ForwardNow(
+        in_channel=row.in_channel,
+        in_htlc=row.in_htlc,
+        in_msat=row.in_msat,
+        out_channel=row.out_channel,
+        out_msat=row.out_msat,
+        fee_msat=row.fee_msat,
+        payment_hash=row.payment_hash,
+        status=row.status,
+        received=row.received,
+        resolved=row.resolved,
+        reason=row.reason,
     )
 
 

@@ -18,7 +18,7 @@ from node.events import rows
 from node.events.ring import CAPACITY, Ring
 from protocol.amounts import BlockHeight
 from protocol.bus.bus import Bus, OutcomeUnknown
-from protocol.bus.messages import channel, events, payments, peer, rpc, wallet
+from protocol.bus.messages import channel, events, forwards, payments, peer, rpc, wallet
 from protocol.bus.messages.chain import ChainAway, ChainBack, GetTip, ScriptPaid, Tip, TipChanged
 from protocol.bus.messages.events import (
     MAX_WAIT_SECONDS,
@@ -193,6 +193,10 @@ class EventService(Service):
     @hears(payments.InvoiceChanged)
     def invoice_changed(self, event: payments.InvoiceChanged) -> None:
         self._add(rows.invoice_row(event.row))
+
+    @hears(forwards.ForwardChanged)
+    def forward_changed(self, event: forwards.ForwardChanged) -> None:
+        self._add(rows.forward_row(event.row))
 
     @hears(channel.ChannelsTouched)
     def channels_touched(self, event: channel.ChannelsTouched) -> None:

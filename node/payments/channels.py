@@ -75,8 +75,8 @@ class ChannelBook:
                 channel.peer,
                 ShortChannelId(_name(channel)),
                 Msat(max(0, self._left(channel))),
-                Msat(1),
-                MAX_HTLCS - sum(htlc.offered for htlc in channel.htlcs),
+                Msat(max(1, channel.peer_htlc_minimum)),
+                max(0, slots(channel) - sum(htlc.offered for htlc in channel.htlcs)),
             )
             for channel in self._by_id.values()
             if _is_usable(channel) and channel.channel_id not in but and self._left(channel) > 0
@@ -91,6 +91,13 @@ class ChannelBook:
 
     def can_carry(self, channel: ChannelInfo, amount: Msat) -> bool:
         return _is_usable(channel) and self._left(channel) >= amount
+
+    def is_full(self) -> bool:
+        """Whether a channel of ours takes nothing only because so many HTLCs stand in it."""
+        return any(
+            _is_usable(channel) and sum(htlc.offered for htlc in channel.htlcs) >= slots(channel)
+            for channel in self._by_id.values()
+        )
 
     def choose(self, peer: bytes, amount: Msat, *, but: Collection[bytes] = ()) -> ChannelInfo | None:
         """The usable channel to this peer with the most left, so that no channel is emptied before the others."""
@@ -148,6 +155,16 @@ class ChannelList:
             raise
         finally:
             self._refreshing = None
+
+
+def slots(channel: ChannelInfo) -> int:
+    """How many HTLCs of ours may stand in it."""
+    return min(MAX_HTLCS, channel.peer_max_accepted_htlcs)
+
+
+def standing_in(channels: tuple[ChannelInfo, ...]) -> set[tuple[bytes, int]]:
+    """The incoming HTLCs that are not resolved: channel id and HTLC id."""
+    return {(c.channel_id, h.id) for c in channels for h in c.htlcs if not h.offered}
 
 
 def _name(channel: ChannelInfo) -> int:

@@ -36,6 +36,9 @@ from protocol.secret import Secret
 log = structlog.get_logger()
 
 MAX_TRIES = 200
+BUSY_SECONDS = 1.0
+"""A payment that finds its channel full waits so long, then twice as long, and so on up to the most."""
+MOST_BUSY_SECONDS = 8.0
 _encode_goal = msgspec.msgpack.Encoder().encode
 
 
@@ -56,6 +59,7 @@ class Engine:
         clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
         start_task: Callable[[Awaitable[None]], object],
+        later: Callable[[float, Callable[[], object]], object],
         changed: Callable[[PaymentRow, int | None], None],
     ) -> None:
         self._desk = desk
@@ -69,6 +73,7 @@ class Engine:
         self._clock = clock
         self._random_bytes = random_bytes
         self._start_task = start_task
+        self._later = later
         self._changed = changed
         self.book = channels.book
         self._live: dict[bytes, LivePayment] = {}
@@ -85,6 +90,8 @@ class Engine:
         if attempt.hops:
             self._desk.tell("routing", AttemptEnded(attempt.origin, failed_at=0))
         live.tried.add(attempt.channel_id)
+        if event.passing:
+            live.busy.add(attempt.channel_id)
         live.refusal = CommandRefused(event.sentence, what_to_do=event.what_to_do, code=PayCode.NO_ROUTE)
         self.book.outdated = True
         self._tell_end(live, attempt, event.sentence, Opened(0, None))
@@ -174,12 +181,27 @@ class Engine:
                 await self._plan(live)
         except (CommandRefused, OutcomeUnknown) as error:
             # Only our own list of channels, the router or the onion can fail here: nothing was offered by this.
-            self._stop(live, ends.as_refusal(error))
+            if not self._waits(live):
+                self._stop(live, ends.as_refusal(error))
         except Exception:
             self._stop(live, ends.as_refusal(CommandRefused("a bug of ours", what_to_do="See the log.")))
             raise
         finally:
             live.is_planning = False
+
+    def _waits(self, live: LivePayment) -> bool:
+        """Whether it is tried again after a while: a channel of ours was full, and there was no other way."""
+        seconds = min(BUSY_SECONDS * 2**live.waits, MOST_BUSY_SECONDS)
+        in_time = self._clock() + seconds < live.retry_until
+        full = live.busy or self.book.is_full()
+        if not full or not in_time or not self._is_wanting(live) or live.row.kind == "manual":
+            return False
+        live.tried -= live.busy
+        live.busy.clear()
+        live.waits += 1
+        live.looked_again = False
+        self._later(seconds, lambda: self._start_task(self._advance(live)))
+        return True
 
     async def _plan(self, live: LivePayment) -> None:
         if not self._is_wanting(live):
@@ -192,7 +214,7 @@ class Engine:
             return
         if self.book.outdated:
             await self._channels.refresh()
-        if not live.attempts and self.book.has_usable(live.goal.destination):
+        if not live.attempts and not live.excluded and self.book.has_usable(live.goal.destination):
             channel = self._direct(live)
             if channel is None:
                 await self._channels.refresh()

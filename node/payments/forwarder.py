@@ -13,7 +13,7 @@ import structlog
 from node.payments import forward_store as store
 from node.payments import forwards
 from node.payments.admission import Admission, Held
-from node.payments.channels import MAX_HTLCS, NORMAL, SHUTTING_DOWN, ChannelList
+from node.payments.channels import NORMAL, SHUTTING_DOWN, ChannelList, slots, standing_in
 from node.payments.forward_log import ForwardLog
 from node.payments.forward_store import OpenForward
 from node.payments.policies import PolicyBook
@@ -99,7 +99,7 @@ class Forwarder:
         *,
         height: Callable[[], BlockHeight],
         clock: Callable[[], float],
-        own_update: Callable[[bytes], Awaitable[bytes | None]],
+        own_update: Callable[[bytes, int], Awaitable[bytes | None]],
         start_task: Callable[[Awaitable[None]], object],
         changed: Callable[[ForwardRow], None],
     ) -> None:
@@ -121,6 +121,11 @@ class Forwarder:
 
     # After a start.
 
+    def origins(self, channels: tuple[ChannelInfo, ...]) -> list[str]:
+        """Of all forwards that may not be over: what `load` has to be told of."""
+        open_rows = {(one.row.in_channel, one.row.in_htlc) for one in store.read_open(self._writer)}
+        return [forward_origin(*key) for key in sorted(open_rows | standing_in(channels))]
+
     def load(self, channels: tuple[ChannelInfo, ...], origins: Origins) -> None:
         """What became of each forward that we do not know to be over."""
         for onion_key, channel, htlc, expiry in store.read_keys(self._writer, self._height()):
@@ -130,7 +135,7 @@ class Forwarder:
         earned = store.read_earned_by_channel(self._writer, since)
         self.admission.remember((peers[c], fees, at) for c, fees, at in earned if c in peers)
 
-        standing = {(c.channel_id, h.id) for c in channels for h in c.htlcs if not h.offered}
+        standing = standing_in(channels)
         rows = {(one.row.in_channel, one.row.in_htlc): one for one in store.read_open(self._writer)}
         for key in standing - rows.keys():
             if (one := store.read_one(self._writer, *key)) is not None:
@@ -266,7 +271,7 @@ class Forwarder:
             amount=payload.amt_to_forward,
             fee=fee,
             blocks=htlc.cltv_expiry - self._height(),
-            slots=MAX_HTLCS,
+            slots=slots(out),
             value=out.max_in_flight_msat,
             now=self._clock(),
         )
@@ -392,7 +397,7 @@ class Forwarder:
     def _refuse_with_update(
         self, live: _Live, htlc: HtlcReceived, failure: Failure, named: ChannelInfo
     ) -> None:
-        if forwards.takes_update(failure) and named.announce:
+        if forwards.takes_update(failure):
             live.is_waiting = True
             self._start_task(self._ask_update(live, htlc, failure, named))
         else:
@@ -401,7 +406,9 @@ class Forwarder:
     async def _ask_update(
         self, live: _Live, htlc: HtlcReceived, failure: Failure, named: ChannelInfo
     ) -> None:
-        raw = await self._own_update(named.channel_id)
+        # LND reads none of these failures without an update, and blames us then.
+        asked = 0 if live.payload is None else live.payload.short_channel_id
+        raw = await self._own_update(named.channel_id, asked)
         live.is_waiting = False
         if self._live.get(live.key) is live and live.decision is None and live.payload is not None:
             if raw is not None:

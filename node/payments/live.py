@@ -79,6 +79,7 @@ class LivePayment:
 
     __slots__ = (
         "attempts",
+        "busy",
         "done",
         "excluded",
         "excluded_nodes",
@@ -102,6 +103,7 @@ class LivePayment:
         "shadow_blocks",
         "stopped",
         "tried",
+        "waits",
     )
 
     def __init__(
@@ -109,6 +111,9 @@ class LivePayment:
     ) -> None:
         self.row = row
         self.goal = goal
+        self.busy: set[bytes] = set()
+        """Of `tried`, the channels that were only full: they are tried again after a while."""
+        self.waits = 0
         self.looked_again = False
         """Our channels were listed anew since routing last found no way."""
         self.max_fee = max_fee

@@ -89,7 +89,7 @@ def default_policy(channel: ChannelInfo) -> ChannelPolicy:
         fee_base_msat=FEE_BASE,
         fee_proportional_millionths=FEE_PPM,
         cltv_expiry_delta=CLTV_EXPIRY_DELTA,
-        htlc_minimum_msat=Msat(1),
+        htlc_minimum_msat=Msat(max(1, channel.peer_htlc_minimum)),
         htlc_maximum_msat=_most(channel),
     )
 

@@ -24,7 +24,7 @@ from protocol.errors import CommandRefused
 from protocol.hashes import sha256
 
 log = structlog.get_logger()
-Later = Callable[[float, Callable[[], None]], object]
+Later = Callable[[float, Callable[[], object]], object]
 ACCEPTED, CANCELLED = "accepted", "cancelled"
 BY_SIGNER, EXTERNAL = 1, 2
 """Who has the preimage of a hold invoice."""

@@ -155,6 +155,7 @@ class PaymentService(Service):
             clock=clock,
             random_bytes=random_bytes,
             start_task=self._start_task,
+            later=self._call_later,
             changed=lambda row, expiry: bus.publish(PaymentChanged(row, expiry)),
         )
         self._parts = PartSender(self._payer, self._channels, writer)
@@ -198,7 +199,8 @@ class PaymentService(Service):
         self._policies.load()
         pending = self._payer.load()
         channels = await self._list_channels(ListChannels())
-        origins: Origins = await self.bus.request("channel", LiveOrigins())
+        wanted = (*pending, *self._forwarder.origins(channels))
+        origins: Origins = await self.bus.request("channel", LiveOrigins(wanted))
         self._payer.settle(reconcile(pending, origins))
         self._forwarder.load(channels, origins)
         if claiming := self._receiver.claiming():
@@ -361,10 +363,10 @@ class PaymentService(Service):
             return 0
         return blocks
 
-    async def _own_update(self, channel_id: bytes) -> bytes | None:
+    async def _own_update(self, channel_id: bytes, named: int) -> bytes | None:
         try:
             found: OwnUpdateIs = await self.bus.request(
-                "routing", OwnUpdate(channel_id), deadline=UPDATE_SECONDS
+                "gossip", OwnUpdate(channel_id, named), deadline=UPDATE_SECONDS
             )
         except (CommandRefused, OutcomeUnknown):
             return None
@@ -373,7 +375,7 @@ class PaymentService(Service):
     async def _peer_policy(self, channel_id: bytes) -> ChannelPolicy | None:
         try:
             found: PeerPolicyIs = await self.bus.request(
-                "routing", PeerPolicy(channel_id), deadline=HINT_SECONDS
+                "gossip", PeerPolicy(channel_id), deadline=HINT_SECONDS
             )
         except (CommandRefused, OutcomeUnknown):
             return None
@@ -419,7 +421,7 @@ class PaymentService(Service):
 
         self.run(run())
 
-    def _call_later(self, seconds: float, act: Callable[[], None]) -> None:
+    def _call_later(self, seconds: float, act: Callable[[], object]) -> None:
         """Timers of the loop by default; a test supplies its own."""
         if self._later is not None:
             self._later(seconds, act)

@@ -216,6 +216,8 @@ TOWER = (
     )""",
 )
 
+ORIGINS = ("CREATE INDEX htlcs_by_origin ON htlcs (origin) WHERE origin IS NOT NULL",)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("channels, HTLCs and their journal", CHANNELS),
     Migration("payments and invoices", PAYMENTS),
@@ -225,6 +227,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("forwards, policies, payments in parts, hold invoices", NETWORK_PAYMENTS),
     Migration("what we keep for peers", PEER_STORAGE),
     Migration("revoked commitments for a watchtower", TOWER),
+    Migration("HTLCs by who wanted them", ORIGINS),
 )
 
 

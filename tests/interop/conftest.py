@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from tests.interop.harness import NotInstalled, Side, World, install, world_folder
+from tests.interop.network_world import Web
 from tests.support import need
 
 HERE = Path(__file__).parent
-CURRENT = pytest.StashKey[World]()
+CURRENT = pytest.StashKey[World | Web]()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -25,13 +26,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.fixture(scope="module")
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    """A module may name a `before`: what to do to the world before its programs start."""
     name = request.module.PEER
     try:
         peer = install(name)
     except NotInstalled as error:
         need(name, False, str(error))
         raise
-    with World(peer, world_folder(name)) as running:
+    made = World(peer, world_folder(request.module.__name__.rpartition(".test_")[2]))
+    getattr(request.module, "before", lambda _world: None)(made)
+    with made as running:
         running.fund()
         request.node.stash[CURRENT] = running
         yield running
@@ -51,6 +55,17 @@ def channel(request: pytest.FixtureRequest, world: World) -> Iterator[Channel]:
     yield Channel(funding, request.param)
     # Two channels at once would leave it to chance over which one a payment goes.
     world.close(funding, by="ours")
+
+
+@pytest.fixture(scope="class")
+def trusted(world: World) -> Iterator[None]:
+    """Our settings name the peer as one whose zero-conf channels are taken."""
+    usual = world.ours.settings
+    world.ours.settings = [*usual, f'channel.zeroconf_peers=["{world.their_id}"]']
+    world.ours.daemon.stop()
+    world.start_ours()
+    yield
+    world.ours.settings = usual
 
 
 @pytest.hookimpl(wrapper=True)

@@ -4,6 +4,7 @@ Nothing sleeps for luck: every wait polls for a state of both sides. Every proce
 here; the folder with databases and logs stays, for whoever must find out what went wrong.
 """
 
+import contextlib
 import secrets
 import shutil
 import time
@@ -11,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from node.demo.stack import DemoFailed, Node, RpcRefused, Stack, wait_for
+from node.demo.stack import NETWORK, DemoFailed, Node, RpcRefused, Stack, wait_for
 from protocol.bolt11.bech32 import padded_to_bytes
 from protocol.bolt11.decode import decode
 from protocol.bolt11.encode import unsigned
 from protocol.bolt11.invoice import Invoice, InvoiceTerms
-from tests.interop.peers.base import ChannelView, NotInstalled, Peer, tail
+from tests.interop.peers.base import ChannelView, Kind, NotInstalled, Peer, tail
 from tests.interop.peers.electrum_peer import Electrum
 from tests.interop.peers.ldk_peer import Ldk
 from tests.interop.peers.lnd_peer import Lnd
@@ -39,6 +40,7 @@ class World:
         self.stack = Stack(folder, ("ours",))
         self.chain = self.stack.chain
         self.ours: Node = self.stack.nodes["ours"]
+        self.our_state = self.ours.datadir / NETWORK
         self.peer = peer(folder, self.chain)
 
     def __enter__(self) -> "World":
@@ -74,6 +76,10 @@ class World:
     def _coins(self) -> int:
         outputs = self.ours.call("listfunds")["outputs"]
         return sum(row["amount_msat"] // 1000 for row in outputs if row["status"] == "confirmed")
+
+    def start_ours(self) -> None:
+        self.ours.start_daemon()
+        self.ours.wait_ready()
 
     # Waiting
 
@@ -166,19 +172,25 @@ class World:
             and theirs.usable
         )
 
-    def open(self, by: Side, *, push_sat: int = 0) -> str:
-        """A usable channel; its funding as txid:output."""
+    def open(self, by: Side, *, push_sat: int = 0, kind: Kind | None = None) -> str:
+        """A usable channel; its funding as txid:output, which is confirmed unless the kind says zeroconf."""
+        kind = kind or Kind(self.peer.anchors)
         self.ensure_connected()
         before = {view.funding for view in self.peer.channels()}
         known = {row["channel_id"] for row in self.ours.channels()}
         sat = self.peer.channel_sat
         if by == "ours":
-            kind = [12, 22] if self.peer.anchors else [12]
             self.ours.call(
-                "fundchannel", id=self.their_id, amount=sat, push_msat=push_sat * 1000, channel_type=kind
+                "fundchannel",
+                id=self.their_id,
+                amount=sat,
+                push_msat=push_sat * 1000,
+                announce=False,
+                channel_type=kind.bits,
+                **({"mindepth": 0} if kind.zeroconf else {}),
             )
         else:
-            self.peer.open_channel(self.our_id, self.ours.address, sat, push_sat)
+            self.peer.open_channel(self.our_id, self.ours.address, sat, push_sat, kind)
         row = self.until(
             "our node to know the new channel",
             lambda: next((row for row in self.ours.channels() if row["channel_id"] not in known), None),
@@ -188,7 +200,8 @@ class World:
         self.until(
             "the funding in the mempool", lambda: row["funding_txid"] in self.chain.call("getrawmempool")
         )
-        self.mine(CONFIRMATIONS)
+        if not kind.zeroconf:
+            self.mine(CONFIRMATIONS)
         self.until("the channel to be usable on both sides", lambda: self.usable(funding))
         return funding
 
@@ -211,17 +224,38 @@ class World:
             assert closed["type"] == "mutual"
         else:
             self.peer.close_channel(funding)
-        txid = self.until("the closing transaction in the mempool", lambda: self._spender(funding))
+        txid = self.until("the closing transaction in the mempool", lambda: self.spender(funding))
         tx: dict[str, Any] = self.chain.call("getrawtransaction", txid, True)
         self.mine(1)
         self.until("both to be done with the channel", lambda: self._is_closed(funding))
         return tx
 
-    def _spender(self, funding: str) -> str | None:
+    def spender(self, funding: str) -> str | None:
         txid, _, index = funding.partition(":")
         (found,) = self.chain.call("gettxspendingprevout", [{"txid": txid, "vout": int(index)}])
         spender: str | None = found.get("spendingtxid")
         return spender
+
+    def bury(self, what: str, done: Callable[[], bool], *, blocks: int, step: int = 1) -> None:
+        """Mines until something has come about, at most so many blocks."""
+        for _ in range(0, blocks, step):
+            if done():
+                return
+            self.mine(step)
+        self.until(f"{what} ({blocks} blocks were mined for it)", done, seconds=5)
+
+    def resolved(self, funding: str) -> bool:
+        """Both sides have nothing more to do on the chain."""
+        return self.done(funding) and self.peer.closes() == 0
+
+    def done(self, funding: str) -> bool:
+        """We have nothing more to do on the chain."""
+        ours = self.our_channel(funding)
+        return ours is None or ours["state"] == "CLOSED"
+
+    def money_sat(self) -> int:
+        """Our confirmed coins."""
+        return self._coins()
 
     def _is_closed(self, funding: str) -> bool:
         ours, theirs = self.our_channel(funding), self.their_channel(funding)
@@ -270,6 +304,22 @@ class World:
         assert decode(text).payee.hex() == self.their_id
         return text
 
+    def our_hold_invoice(self, msat: int) -> dict[str, Any]:
+        label = secrets.token_hex(6)
+        made: dict[str, Any] = self.ours.call(
+            "holdinvoice", amount_msat=msat, label=label, description=f"interop {label}"
+        )
+        return made
+
+    def we_hold(self, payment_hash: str) -> bool:
+        (row,) = self.ours.call("listholdinvoices", payment_hash=payment_hash)["holdinvoices"]
+        return bool(row["state"] == "accepted")
+
+    def begin_paying(self, bolt11: str) -> None:
+        """Our payment goes on when the caller is gone; its end is in `paid_row`."""
+        with contextlib.suppress(TimeoutError):
+            self.ours.call("xpay", bolt11, seconds=0.5)
+
     def paid_row(self, bolt11: str) -> dict[str, Any] | None:
         rows = self.ours.call("listpays", bolt11=bolt11)["pays"]
         return rows[-1] if rows else None
@@ -292,8 +342,14 @@ def install(name: str) -> type[Peer]:
     return peer
 
 
+def copy_state(source: Path, place: Path) -> None:
+    """A copy of a database, or that copy put back: what lies at `place` is gone."""
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(source, place)
+
+
 def world_folder(name: str) -> Path:
     return ROOT / "out" / "interop" / name
 
 
-__all__ = ["PEERS", "NotInstalled", "RpcRefused", "World", "install", "world_folder"]
+__all__ = ["PEERS", "Kind", "NotInstalled", "RpcRefused", "World", "copy_state", "install", "world_folder"]

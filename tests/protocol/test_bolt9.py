@@ -8,6 +8,8 @@ from protocol.bolt9 import (
     BY_NAME,
     FEATURES,
     OUR_INIT,
+    OUR_INVOICE,
+    OUR_NODE,
     ChannelType,
     FeatureSet,
     check_peer_init,
@@ -192,3 +194,13 @@ def test_what_old_peers_lack_is_offered_and_never_required(name):
     old = FeatureSet.of(0, 6, 8, 12, 14, 16, 26, 44)
     assert not negotiated(OUR_INIT, old, name)
     check_peer_init(OUR_INIT, old)
+
+
+def test_what_invoices_and_the_announcement_say_agrees_with_init():
+    """An invoice and the announcement promise nothing that a connection does not, but keysend, which has no place in
+    init; and both carry only bits of their own context."""
+    assert OUR_INIT.within("9") == OUR_INVOICE
+    assert OUR_NODE.within("I") == OUR_INIT.within("N")
+    assert OUR_NODE.within("N") == OUR_NODE and 55 in OUR_NODE and 55 not in OUR_INIT
+    assert OUR_NODE.missing_dependency() is None and OUR_INVOICE.missing_dependency() is None
+    assert 17 in OUR_INVOICE and 17 in OUR_NODE

@@ -31,7 +31,7 @@ def test_an_invoice_says_what_was_asked_and_is_signed_by_the_node(world: World) 
     assert (invoice.payment_hash, invoice.payment_secret) == (made.payment_hash, made.payment_secret)
     assert (invoice.description, invoice.description_hash) == (None, b"\x09" * 32)
     assert invoice.min_final_cltv_expiry_delta == 30
-    assert invoice.features == {8, 14}
+    assert invoice.features == {8, 14, 17}
     assert invoice.route_hints[0][0].node_id == world.peer_id
 
 

@@ -212,7 +212,9 @@ def test_both_channels_on_chain_before_any_preimage_left_claim_both(two: Two) ->
     assert isinstance(swept(two, ((two.a.channel_id, (0,)),)), contract.SweepSigned)
     staged = contract.StagedHtlc(False, 0)
     reply = two.a.node.ask(contract.SignSecondStage(two.a.drawn.channel, 1, (staged,)))
-    assert isinstance(reply, contract.Refused) and reply.tag == "fee-coins"  # no rule of a release stands against it
+    assert (
+        isinstance(reply, contract.Refused) and reply.tag == "fee-coins"
+    )  # no rule of a release stands against it
 
 
 # Durability.

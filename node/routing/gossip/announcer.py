@@ -4,6 +4,7 @@ Everything here is repeated until it is done: a signer or peer that is away cost
 """
 
 from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import structlog
 from msgspec.structs import replace
@@ -18,6 +19,7 @@ from node.routing.gossip.store import GossipStore
 from node.signer_link.client import SignerAway
 from protocol.amounts import ShortChannelId
 from protocol.bolt7 import announcement as bolt7
+from protocol.bolt7 import layout
 from protocol.bus.bus import Bus
 from protocol.bus.messages import signer as contract
 from protocol.bus.messages.channel import ChannelInfo
@@ -32,6 +34,9 @@ from protocol.wire.bolt7_gossip import (
 from protocol.wire.message import decode, encode
 
 log = structlog.get_logger()
+K = TypeVar("K")
+V = TypeVar("V")
+EARLY = 64
 _OURS = b"ours"
 """Before a channel id: our own newest update in the store."""
 
@@ -68,6 +73,9 @@ class Announcer:
         self.channels: dict[bytes, OwnChannel] = {}
         self._policies: dict[bytes, ChannelPolicy] = {}
         self._names: dict[int, bytes] = {}
+        self._early: dict[tuple[bytes, int], bytes] = {}
+        self._early_signatures: dict[tuple[bytes, bytes], tuple[AnnouncementSignatures, int]] = {}
+        """What peers said of new channels with us before we were told of these: they may be quicker by some moments."""
         self.dirty: set[bytes] = set()
         """Channels about which something may have to be said."""
 
@@ -91,6 +99,12 @@ class Announcer:
                 known.away_since = self._steady()
             for name in known.names:
                 self._names[name] = channel_id
+                early = self._early.pop((info.peer, name), None)
+                for frame in (*self._intake.pooled(name), *(() if early is None else (early,))):
+                    self.peer_update(name, frame, info.peer)
+            signatures = self._early_signatures.pop((info.peer, channel_id), None)
+            if signatures is not None:
+                known.theirs, known.theirs_on = signatures
             self.dirty.add(channel_id)
 
     def gone(self, channel_ids: Iterable[bytes]) -> None:
@@ -137,7 +151,10 @@ class Announcer:
         if not isinstance(message, AnnouncementSignatures):
             return
         channel = self.channels.get(message.channel_id)
-        if channel is None or channel.info.peer != peer:
+        if channel is None:
+            _keep(self._early_signatures, (peer, message.channel_id), (message, connection))
+            return
+        if channel.info.peer != peer:
             self._warn(peer, connection, message.channel_id, "announcement_signatures of an unknown channel")
             return
         channel.theirs, channel.theirs_on = message, connection
@@ -148,6 +165,8 @@ class Announcer:
         channel_id = self._names.get(scid)
         channel = None if channel_id is None else self.channels.get(channel_id)
         if channel is None:
+            if layout.update_head(frame).message_flags & bolt7.DONT_FORWARD:
+                _keep(self._early, (source, scid), frame)
             return False
         message = decode(frame)
         peer = channel.info.peer
@@ -167,9 +186,33 @@ class Announcer:
 
     # What is asked of us.
 
-    def own_update(self, channel_id: bytes) -> bytes | None:
+    async def own_update(self, channel_id: bytes, named: int | None = None) -> bytes | None:
+        """With `named` under that name, which only who sent an HTLC by it will read: signed when it is first asked."""
         channel = self.channels.get(channel_id)
-        return None if channel is None else channel.update
+        if channel is None or channel.fields is None:
+            return None
+        if named is None or channel.fields.short_channel_id == named:
+            return channel.update
+        if named not in channel.names:
+            return None
+        kept = channel.aliased.get(named)
+        if kept is not None and kept[0] is channel.fields:
+            return kept[1]
+        # The signer wants each to be later than the last, whatever it names.
+        channel.stamped = own.next_timestamp(self._wall(), max(channel.fields.timestamp, channel.stamped))
+        fields = replace(
+            channel.fields,
+            short_channel_id=ShortChannelId(named),
+            timestamp=channel.stamped,
+            dont_forward=True,
+        )
+        try:
+            frame = await self._signed_update(channel, fields)
+        except SignerAway:
+            return None
+        if frame is not None:
+            channel.aliased[named] = (channel.fields, frame)
+        return frame
 
     def peer_policy(self, channel_id: bytes) -> ChannelPolicy | None:
         """From the newest that the peer said, to us alone or to everybody."""
@@ -333,13 +376,22 @@ class Announcer:
         self, channel: OwnChannel, wanted: bolt7.UpdateFields, *, public: bool, now: float
     ) -> None:
         info = channel.info
-        direction = bolt7.direction_of(self._node_id, info.peer)
-        said = 0 if channel.fields is None else channel.fields.timestamp
+        said = max(channel.stamped, 0 if channel.fields is None else channel.fields.timestamp)
         shown = self._shown(channel) if public else 0
         fields = replace(wanted, timestamp=own.next_timestamp(now, said, shown))
+        frame = await self._signed_update(channel, fields)
+        if frame is None:
+            return
+        channel.update, channel.fields, channel.told_on = frame, fields, None
+        self._store.put_peer_update(_OURS + info.channel_id, frame)
+        message = decode(frame)
+        if public and isinstance(message, ChannelUpdate):
+            self._intake.add_update(message, frame, self._node_id)
+
+    async def _signed_update(self, channel: OwnChannel, fields: bolt7.UpdateFields) -> bytes | None:
         reply = await self._signer.call(
             contract.SignChannelUpdate(
-                channel=info.handle,
+                channel=channel.info.handle,
                 short_channel_id=fields.short_channel_id,
                 timestamp=fields.timestamp,
                 dont_forward=fields.dont_forward,
@@ -353,13 +405,9 @@ class Announcer:
         )
         if not isinstance(reply, contract.ChannelUpdateSigned):
             self._trouble(channel, reply)
-            return
-        frame = bolt7.channel_update(fields, self._chain_hash, direction, reply.signature)
-        channel.update, channel.fields, channel.told_on = frame, fields, None
-        self._store.put_peer_update(_OURS + info.channel_id, frame)
-        message = decode(frame)
-        if public and isinstance(message, ChannelUpdate):
-            self._intake.add_update(message, frame, self._node_id)
+            return None
+        direction = bolt7.direction_of(self._node_id, channel.info.peer)
+        return bolt7.channel_update(fields, self._chain_hash, direction, reply.signature)
 
     def _trouble(self, channel: OwnChannel, reply: contract.Reply) -> None:
         reason = why(reply)
@@ -371,6 +419,12 @@ class Announcer:
         log.warning("peer_broke_gossip", node_id=peer.hex(), reason=sentence)
         frame = encode(Warning(channel_id, sentence.encode()))
         self._bus.send("peer", ToPeer(peer, connection, (frame,)))
+
+
+def _keep(kept: dict[K, V], key: K, value: V) -> None:
+    if len(kept) >= EARLY:
+        del kept[next(iter(kept))]
+    kept[key] = value
 
 
 def _is_private(channel: OwnChannel) -> bool:

@@ -296,6 +296,11 @@ class Intake:
                     if pooled is not None:
                         chunk.updates.append(pooled[1])
 
+    def pooled(self, scid: int) -> list[bytes]:
+        """Updates that came for a channel that was not known."""
+        keys = ((scid, 0), (scid, 1))
+        return [kept[1] for key in keys if (kept := self._unknown.get(key)) is not None]
+
     def _pool(self, head: layout.UpdateHead, frame: bytes, source: bytes) -> None:
         key = (head.short_channel_id, head.channel_flags & 1)
         kept = self._unknown.get(key)

@@ -1,6 +1,6 @@
 """What we say of our own channels and when, as pure decisions (BOLT 7; checklist 57 and 61)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from protocol.amounts import Msat, ShortChannelId
 from protocol.bolt7.announcement import ChannelEnds, EndSignatures, UpdateFields
@@ -27,6 +27,10 @@ class OwnChannel:
     update: bytes | None = None
     fields: UpdateFields | None = None
     """Of `update`, our newest."""
+    aliased: dict[int, tuple[UpdateFields, bytes]] = field(default_factory=dict)
+    """The same under another name of the channel, with the `fields` from which each was made."""
+    stamped: int = 0
+    """The newest timestamp among those."""
     told_on: int | None = None
     """The connection on which the peer was sent `update`."""
     signed: tuple[ShortChannelId, EndSignatures] | None = None

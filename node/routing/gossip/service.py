@@ -336,8 +336,8 @@ class GossipService(Service):
         self._own_news.set()
 
     @handles(routing.OwnUpdate)
-    def own_update_asked(self, request: routing.OwnUpdate) -> routing.OwnUpdateIs:
-        return routing.OwnUpdateIs(self.own.own_update(request.channel_id))
+    async def own_update_asked(self, request: routing.OwnUpdate) -> routing.OwnUpdateIs:
+        return routing.OwnUpdateIs(await self.own.own_update(request.channel_id, request.named))
 
     @handles(routing.PeerPolicy)
     def peer_policy(self, request: routing.PeerPolicy) -> routing.PeerPolicyIs:

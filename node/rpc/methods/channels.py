@@ -24,6 +24,7 @@ from protocol.amounts import Msat, ShortChannelId, format_scid
 from protocol.bitcoin.transaction import txid_hex
 from protocol.bolt9 import BY_BIT, ChannelType
 from protocol.bus.messages.channel import ChannelClosed, ChannelFunded, ChannelInfo, CloseChannel, FundChannel
+from protocol.bus.messages.routing import ChannelPolicy
 
 FUNDING_SECONDS = 600.0
 MORE_SECONDS = 120.0
@@ -67,14 +68,42 @@ async def close(context: Context, arguments: Arguments) -> Result:
 async def listpeerchannels(context: Context, arguments: Arguments) -> Result:
     found = await ask.channels(context, arguments["id"])
     scid, channel_id = arguments["short_channel_id"], arguments["channel_id"]
+    wanted = tuple(
+        channel
+        for channel in found
+        if scid in (None, channel.short_channel_id, channel.alias_local)
+        and channel_id in (None, channel.channel_id)
+    )
+    ours, theirs = await ask.policies(context, wanted)
     return {
         "channels": [
             channel_object(channel, context.facts.node_id)
-            for channel in found
-            if scid in (None, channel.short_channel_id, channel.alias_local)
-            and channel_id in (None, channel.channel_id)
+            | fees_object(ours.get(channel.channel_id), theirs.get(channel.channel_id))
+            for channel in wanted
         ]
     }
+
+
+def fees_object(ours: ChannelPolicy | None, theirs: ChannelPolicy | None) -> dict[str, Any]:
+    """What each side asks for an HTLC that leaves through the channel on its side."""
+    result: dict[str, Any] = {}
+    if ours is not None:
+        result["fee_base_msat"] = ours.fee_base_msat
+        result["fee_proportional_millionths"] = ours.fee_proportional_millionths
+    updates = {
+        side: {
+            "htlc_minimum_msat": policy.htlc_minimum_msat,
+            "htlc_maximum_msat": policy.htlc_maximum_msat,
+            "cltv_expiry_delta": policy.cltv_expiry_delta,
+            "fee_base_msat": policy.fee_base_msat,
+            "fee_proportional_millionths": policy.fee_proportional_millionths,
+        }
+        for side, policy in (("local", ours), ("remote", theirs))
+        if policy is not None
+    }
+    if updates:
+        result["updates"] = updates
+    return result
 
 
 def channel_object(channel: ChannelInfo, our_node_id: bytes) -> dict[str, Any]:
@@ -103,6 +132,7 @@ def channel_object(channel: ChannelInfo, our_node_id: bytes) -> dict[str, Any]:
         "spendable_msat": channel.spendable_msat,
         "receivable_msat": channel.receivable_msat,
         "minimum_htlc_in_msat": channel.minimum_htlc_in_msat,
+        "minimum_htlc_out_msat": channel.peer_htlc_minimum,
         "their_to_self_delay": channel.their_to_self_delay,
         "our_to_self_delay": channel.our_to_self_delay,
         "max_accepted_htlcs": channel.max_accepted_htlcs,

@@ -10,8 +10,9 @@ from node.rpc.methods.peers import address_object
 from node.rpc.params import REQUIRED, Arguments, Param, node_id, text
 from node.rpc.table import Context, Method, Result
 from protocol import messages_signing
+from protocol.bolt9 import OUR_INVOICE, OUR_NODE
 from protocol.bus.bus import OutcomeUnknown
-from protocol.bus.messages.chain import GetTip, Tip
+from protocol.bus.messages.chain import ChainStatus, GetTip, Tip
 from protocol.bus.messages.node import Counters, GetCounters
 from protocol.bus.messages.payments import SignText
 from protocol.bus.messages.peer import Road
@@ -51,16 +52,38 @@ async def getinfo(context: Context, _arguments: Arguments) -> Result:
         "version": facts.version,
         "blockheight": 0 if tip is None else tip.height,
         "network": _NETWORK_NAMES.get(facts.network.name, facts.network.name),
-        "fees_collected_msat": 0,
         "lightning-dir": facts.lightning_dir,
-        "our_features": {"init": facts.features.hex(), "node": "", "channel": "", "invoice": ""},
+        "our_features": {
+            "init": facts.features.hex(),
+            "node": OUR_NODE.to_bytes().hex(),
+            "channel": "",
+            "invoice": OUR_INVOICE.to_bytes().hex(),
+        },
     }
+    fees = await ask.fees_collected(context)
+    if fees is not None:
+        result["fees_collected_msat"] = fees
+    status = await ask.chain_status(context)
+    if status is not None:
+        result["chain"] = _chain(status)
     if tip is None or not tip.synced:
         result["warning_bitcoind_sync"] = "the chain backend is away or still behind: channels wait for it"
     warned = await why.warnings(context)
     if warned:
         result["warning_channels"] = [f"{one.sentence}. {one.what_to_do}" for one in warned]
     return result
+
+
+def _chain(status: ChainStatus) -> dict[str, Any]:
+    """What is empty is left out."""
+    found = {
+        "backend": status.backend,
+        "synced": status.synced,
+        "cannot": list(status.cannot),
+        "away": status.away,
+        "behind": status.behind,
+    }
+    return {key: value for key, value in found.items() if value not in ("", [])}
 
 
 def _road(road: Road) -> dict[str, Any]:

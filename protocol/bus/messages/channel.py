@@ -138,6 +138,10 @@ class ChannelInfo(Struct, frozen=True):
     """What the signer calls the channel."""
     local_funding_pubkey: bytes = b""
     remote_funding_pubkey: bytes = b""
+    peer_max_accepted_htlcs: int = 483
+    """How many HTLCs of ours the peer takes at once."""
+    peer_htlc_minimum: Msat = Msat(1)
+    """The smallest HTLC of ours that the peer takes."""
 
 
 class Channels(Struct, frozen=True, tag="channel.channels"):
@@ -159,11 +163,13 @@ class OfferHtlc(Struct, frozen=True, tag="channel.offer"):
 
 
 class HtlcRefused(Struct, frozen=True, tag="channel.refused"):
-    """The HTLC was never offered to the peer: nothing was sent, nothing can be lost."""
+    """The HTLC was never offered to the peer: nothing was sent, nothing can be lost. `passing`: the channel is only
+    full now, so the same offer may be taken when something in it has settled."""
 
     origin: str
     sentence: str
     what_to_do: str
+    passing: bool = False
 
 
 class HtlcFulfilled(Struct, frozen=True, tag="channel.fulfilled"):
@@ -236,7 +242,11 @@ class HtlcResolved(Struct, frozen=True, tag="channel.resolved"):
 
 
 class LiveOrigins(Struct, frozen=True, tag="channel.origins"):
-    """Asks which origins live in a channel or are resolved there: what payments reconcile against at start."""
+    """Asks which origins live in a channel or are resolved there: what payments reconcile against at start.
+
+    `origins`: these only; None: all there ever were."""
+
+    origins: tuple[str, ...] | None = None
 
 
 class Origins(Struct, frozen=True, tag="channel.origins_are"):

@@ -99,6 +99,23 @@ class InvoiceNow(Struct, frozen=True, tag="invoice"):
     paid_at: int | None
 
 
+class ForwardNow(Struct, frozen=True, tag="forward"):
+    """An HTLC that we pass on. `status`: offered, settled, failed (after us) or local_failed; `fee_msat`: what it earns
+    us if it settles."""
+
+    in_channel: bytes
+    in_htlc: int
+    in_msat: Msat
+    out_channel: bytes | None
+    out_msat: Msat | None
+    fee_msat: Msat | None
+    payment_hash: bytes
+    status: str
+    received: float
+    resolved: float | None = None
+    reason: str | None = None
+
+
 class PeerRow(Struct, frozen=True, tag="peer"):
     """`road`: the transport in use, "" while away; `reason`: why it went away, when that was seen."""
 
@@ -184,6 +201,7 @@ Happening = (
     | ChannelMoved
     | PaymentNow
     | InvoiceNow
+    | ForwardNow
     | PeerRow
     | BlockNow
     | ChainLink
@@ -206,11 +224,11 @@ NOTABLE_LEVELS = frozenset({"warning", "error", "critical"})
 
 
 def is_notable(event: Event) -> bool:
-    """What a person would call an event: not each counter that moved."""
+    """What a person would call an event: not each counter that moved, nor each payment of others."""
     what = event.what
     if isinstance(what, LogLine):
         return what.level in NOTABLE_LEVELS
-    return not isinstance(what, ChannelRow | SignerRow | WalletNow)
+    return not isinstance(what, ChannelRow | ForwardNow | SignerRow | WalletNow)
 
 
 class EventsSince(Struct, frozen=True, tag="events.since"):

@@ -174,9 +174,13 @@ class Policies(Struct, frozen=True, tag="routing.policies"):
 
 
 class OwnUpdate(Struct, frozen=True, tag="routing.own_update"):
-    """Asked of gossip: our newest channel_update of a channel, raw with its type, for failures and hints."""
+    """Asked of gossip: our newest channel_update of a channel, raw with its type, for failures and hints.
+
+    `named`: the short channel id that it must have, which may be an alias; None: the one that it has.
+    """
 
     channel_id: bytes
+    named: int | None = None
 
 
 class OwnUpdateIs(Struct, frozen=True, tag="routing.own_update_is"):

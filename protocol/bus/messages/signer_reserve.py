@@ -20,8 +20,8 @@ class ReserveCoin(Struct, frozen=True, array_like=True):
 
 
 class NoteReserve(Struct, frozen=True, tag="note_reserve"):
-    """All confirmed and unspent coins of the reserve; they replace those noted before. One that the funding of a channel
-    of ours makes counts too: the channel and what covers it confirm together.
+    """All confirmed and unspent coins of the reserve; they replace those noted before. One that the funding of a
+    channel of ours makes counts too: the channel and what covers it confirm together.
 
     Each transaction proves its coin's amount and script; that it is confirmed and unspent is the node's word. A coin
     that was signed away in an anchor or a second stage does not count until it was left out of one list and

@@ -87,6 +87,12 @@ class ForeignProgram:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise DemoFailed(f"{self.name} is not running")
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
@@ -143,8 +149,15 @@ class Peer(ABC):
     anchors: ClassVar[bool]
     """Which channel type it takes: anchors, or the older static_remotekey alone."""
     channel_sat: ClassVar[int] = 1_000_000
+    close_fees_sat: ClassVar[int] = 12_000
+    """What all transactions of one close may cost one side: far less than any HTLC of the tests."""
     refuses_expired: ClassVar[bool] = True
     """Whether it refuses a payment for an invoice of its own that expired."""
+
+    tells_old_state: ClassVar[bool] = True
+    """Whether we hear of it when its database is old."""
+    survives_old_state: ClassVar[bool] = True
+    """Whether it lives on when a peer proves to it that its own database is old."""
 
     def __init__(self, folder: Path, chain: Chain) -> None:
         self.folder = folder
@@ -293,6 +306,10 @@ class HoldingPeer(Peer):
     @abstractmethod
     def release(self, bolt11: str) -> None:
         """Takes the payment of a held invoice."""
+
+    @abstractmethod
+    def give_back(self, bolt11: str) -> None:
+        """Fails the payment of a held invoice."""
 
 
 def side_by_side(orders: Iterable[Callable[[], Any]], *, width: int) -> list[Any]:

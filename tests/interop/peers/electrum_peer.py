@@ -14,7 +14,16 @@ from typing import Any, ClassVar
 
 from protocol import curve
 from protocol.hashes import sha256
-from tests.interop.peers.base import ChannelView, NotInstalled, Outcome, Peer, PeerRefused, Terms, free_port
+from tests.interop.peers.base import (
+    ChannelView,
+    Kind,
+    NotInstalled,
+    Outcome,
+    Peer,
+    PeerRefused,
+    Terms,
+    free_port,
+)
 
 LAUNCHER = Path(__file__).parent / "electrum" / "launch.py"
 PROGRAM = "/usr/bin/electrum"
@@ -31,6 +40,9 @@ class Electrum(Peer):
     anchors: ClassVar[bool] = False
     # At 45,000 sat/kw a commitment costs 32,580 sat, and each HTLC 7,740 more.
     channel_sat: ClassVar[int] = 4_000_000
+    close_fees_sat: ClassVar[int] = 60_000
+    # When our channel_reestablish comes first, it marks its channel as toxic and never sends its own.
+    tells_old_state: ClassVar[bool] = False
     # Its source says "TODO check invoice expiry" where it takes a payment.
     refuses_expired: ClassVar[bool] = False
 
@@ -116,7 +128,7 @@ class Electrum(Peer):
     def _confirmed_sat(self) -> int:
         return round(float(self.call("getbalance").get("confirmed", 0)) * 100_000_000)
 
-    def open_channel(self, node_id: str, address: str, sat: int, push_sat: int) -> None:
+    def open_channel(self, node_id: str, address: str, sat: int, push_sat: int, kind: Kind) -> None:
         self.call("open_channel", f"{node_id}@{address}", _btc(sat), _btc(push_sat))
 
     def channels(self) -> list[ChannelView]:
@@ -137,6 +149,22 @@ class Electrum(Peer):
 
     def close_channel(self, funding: str) -> None:
         self.call("close_channel", funding)
+
+    def force_close(self, funding: str) -> None:
+        self.call("close_channel", funding, True)
+
+    def closes(self) -> int:
+        """REDEEMED is its word for a close of which every output is spent."""
+        done = ("OPEN", "FUNDED", "OPENING", "PREOPENING", "REDEEMED")
+        return sum(row["state"] not in done for row in self.call("channel_facts"))
+
+    def money_sat(self) -> int:
+        return self._confirmed_sat()
+
+    @property
+    def state(self) -> Path:
+        """The wallet file holds its channels; its coins are found on the chain."""
+        return self.folder / "electrum" / "regtest" / "wallets"
 
     def invoice(self, msat: int, *, description: str, expiry: int = 3600) -> str:
         if msat % 1000:

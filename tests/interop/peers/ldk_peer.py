@@ -18,6 +18,7 @@ from tests.interop.peers.base import (
     CACHE,
     ChannelView,
     HoldingPeer,
+    Kind,
     NotInstalled,
     Outcome,
     PeerRefused,
@@ -27,14 +28,18 @@ from tests.interop.peers.base import (
 
 SCRIPTS = Path(__file__).parent / "ldk"
 LIBRARY = CACHE / "ldk-0.1.2-0"
-ANCHORS_TYPE = "401000"
 PAY_SECONDS = 60
+COINS = 5
+HOLD_DELTA = 60
+"""Of its held invoices, in blocks: LDK gives back what is held until 21 blocks before its end."""
 
 
 class Ldk(HoldingPeer):
     name: ClassVar[str] = "ldk"
     version: ClassVar[str] = "lightningdevkit 0.1.2-0 (npm)"
     anchors: ClassVar[bool] = True
+    # It ends itself, so that nobody publishes that state.
+    survives_old_state: ClassVar[bool] = False
     # Its invoices are good for two hours more, counted in block time.
     refuses_expired: ClassVar[bool] = False
 
@@ -94,10 +99,17 @@ class Ldk(HoldingPeer):
         self.call("connect", node_id, host, int(port))
 
     def fund(self, sat: int) -> None:
-        """LDK has no wallet of its own: the chain's faucet pays for its channels."""
+        """Coins for the fees of anchor closes, several: each is tied up until its spend confirms.
 
-    def open_channel(self, node_id: str, address: str, sat: int, push_sat: int) -> None:
-        self.call("open", node_id, sat, push_sat * 1000)
+        The chain's faucet pays for its channels.
+        """
+        for _ in range(COINS):
+            self.call("fund", sat // COINS)
+            self.chain.mine(1)
+        self.wait_until("to see its coins", lambda: self.money_sat() >= sat // COINS * COINS)
+
+    def open_channel(self, node_id: str, address: str, sat: int, push_sat: int, kind: Kind) -> None:
+        self.call("open", node_id, sat, push_sat * 1000, kind.anchors, kind.alias)
 
     def channels(self) -> list[ChannelView]:
         return [self._view(row) for row in self.call("channels")]
@@ -112,12 +124,28 @@ class Ldk(HoldingPeer):
             remote_msat=row["inbound_msat"],
             pending=row["pending"],
             feerate_per_kw=row["feerate"],
-            anchors=row["type"].endswith(ANCHORS_TYPE),
+            anchors=bool(int(row["type"] or "0", 16) >> 22 & 1),
         )
 
     def close_channel(self, funding: str) -> None:
+        self._close("close", funding)
+
+    def force_close(self, funding: str) -> None:
+        self._close("forceClose", funding)
+
+    def _close(self, how: str, funding: str) -> None:
         (row,) = (row for row in self.call("channels") if row["funding"] == funding)
-        self.call("close", row["id"], row["peer"])
+        self.call(how, row["id"], row["peer"])
+
+    def closes(self) -> int:
+        return int(self.call("closes"))
+
+    def money_sat(self) -> int:
+        return int(self.call("balance"))
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "ldk"
 
     def invoice(self, msat: int, *, description: str, expiry: int = 3600) -> str:
         return str(self.call("invoice", msat, description, expiry))
@@ -139,12 +167,8 @@ class Ldk(HoldingPeer):
         return self._ended(terms.payment_hash)
 
     def _ended(self, payment_hash: str) -> Outcome:
-        end = wait_for(
-            "LDK's payment to end", lambda: self.call("payment", payment_hash), seconds=PAY_SECONDS
-        )
-        if "preimage" in end:
-            return Outcome(end["preimage"])
-        return Outcome(None, f"{end['failure']} {end['reason']}")
+        end: Outcome = wait_for("LDK's payment to end", lambda: self.ended(payment_hash), seconds=PAY_SECONDS)
+        return end
 
     def want_feerate(self, sat_per_kw: int) -> int:
         self.call("feerate", sat_per_kw)
@@ -160,13 +184,22 @@ class Ldk(HoldingPeer):
             if not self.connected(node_id):
                 raise PeerRefused("LDK hung up: it did not get its pong")
 
+    def begin_paying(self, bolt11: str) -> None:
+        self.call("pay", bolt11)
+
+    def ended(self, payment_hash: str) -> Outcome | None:
+        end = self.call("payment", payment_hash)
+        if end is None:
+            return None
+        return Outcome(end.get("preimage"), f"{end.get('failure', '')} {end.get('reason', '')}")
+
     def pay_together(self, bolt11s: Sequence[str]) -> list[Outcome]:
         """In one turn of its loop: one HTLC leaves at once, the others together in the next commitment."""
         self.call("payAll", list(bolt11s))
         return [self._ended(decode(bolt11).payment_hash.hex()) for bolt11 in bolt11s]
 
     def hold_invoice(self, msat: int) -> str:
-        bolt11 = self.invoice(msat, description="held")
+        bolt11 = str(self.call("invoice", msat, "held", 3600, HOLD_DELTA))
         self.call("hold", decode(bolt11).payment_hash.hex())
         return bolt11
 
@@ -175,3 +208,6 @@ class Ldk(HoldingPeer):
 
     def release(self, bolt11: str) -> None:
         self.call("release", decode(bolt11).payment_hash.hex())
+
+    def give_back(self, bolt11: str) -> None:
+        self.call("giveBack", decode(bolt11).payment_hash.hex())

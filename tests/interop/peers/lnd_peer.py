@@ -88,6 +88,10 @@ class Lnd(HoldingPeer):
 
     # REST
 
+    @property
+    def rest_port(self) -> int:
+        return self._rest
+
     def get(self, path: str) -> Any:
         return self._request("GET", path, None)
 
@@ -163,12 +167,13 @@ class Lnd(HoldingPeer):
         ]
 
     def _in_graph(self, chan_id: str) -> bool:
-        """LND calls a channel active a second before its own router knows it and can pay over it."""
+        """LND calls a channel active a second before its own router knows it and its policy, and can pay over it."""
         try:
-            self.get(f"/v1/graph/edge/{chan_id}")
+            edge = self.get(f"/v1/graph/edge/{chan_id}")
         except PeerRefused:
             return False
-        return True
+        first = edge["node1_pub"] == self.node_id
+        return edge["node1_policy" if first else "node2_policy"] is not None
 
     def close_channel(self, funding: str, *, sat_per_vbyte: int = 2) -> None:
         self._close(funding, f"sat_per_vbyte={sat_per_vbyte}")
@@ -292,7 +297,12 @@ class Lnd(HoldingPeer):
     def hold_invoice(self, msat: int) -> str:
         preimage = secrets.token_bytes(32)
         digest = sha256(preimage)
-        made = self.post("/v2/invoices/hodl", hash=base64.b64encode(digest).decode(), value_msat=str(msat), cltv_expiry=str(HOLD_DELTA))
+        made = self.post(
+            "/v2/invoices/hodl",
+            hash=base64.b64encode(digest).decode(),
+            value_msat=str(msat),
+            cltv_expiry=str(HOLD_DELTA),
+        )
         self._held[made["payment_request"]] = preimage
         return str(made["payment_request"])
 
@@ -303,6 +313,10 @@ class Lnd(HoldingPeer):
     def release(self, bolt11: str) -> None:
         preimage = self._held.pop(bolt11)
         self.post("/v2/invoices/settle", preimage=base64.b64encode(preimage).decode())
+
+    def give_back(self, bolt11: str) -> None:
+        payment_hash = sha256(self._held.pop(bolt11))
+        self.post("/v2/invoices/cancel", payment_hash=base64.b64encode(payment_hash).decode())
 
     def lncli(self) -> list[str]:
         """How a person would call it by hand."""

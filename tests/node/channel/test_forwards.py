@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from node.channel import store
 from node.channel.events import (
     Fail,
     Fulfil,
@@ -143,6 +144,20 @@ def test_a_crash_asks_the_signer_with_the_same_evidence(pair: Pair) -> None:
     pair.connect()
     pair.quiet()
     assert pair.alice.said.fulfilled
+
+
+def test_origins_are_found_by_name(pair: Pair) -> None:
+    """A start reads what is under way, by an index, whatever a channel has carried before."""
+    incoming(pair)
+    pair.bob.do(Fulfil(0, PREIMAGE))
+    pair.quiet()
+    database = pair.alice.database
+    many = [f"payment/{number}" for number in range(2000)]
+    assert store.origins(database, many) == [("payment/1", PREIMAGE, None, None, 1)]
+    assert store.origins(database) == store.origins(database, many)
+    assert store.origins(database, ()) == []
+    plan = database.read("EXPLAIN QUERY PLAN SELECT 1 FROM htlcs WHERE offered = 1 AND origin IN ('a', 'b')")
+    assert any("htlcs_by_origin" in str(step) for step in plan)
 
 
 # Parts of a payment to us that came over several channels.

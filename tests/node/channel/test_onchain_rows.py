@@ -131,16 +131,22 @@ def test_htlcs_that_some_valid_commitment_holds_run(pair: Pair) -> None:
     """checklist 43: from the first commitment that holds it to the revocation of the last."""
     from node.channel.events import Fulfil
 
-    assert running(pair.alice.state.committed, pair.alice.state.htlcs) == []
+    assert running(pair.alice.state.committed, pair.alice.state.htlcs, pair.alice.state.volatile) == []
     offer(pair, pair.alice, AMOUNT)
     pair.alice.answer()
-    assert running(pair.alice.state.committed, pair.alice.state.htlcs) == [Running(True, 0, 200)]
+    assert running(pair.alice.state.committed, pair.alice.state.htlcs, pair.alice.state.volatile) == [
+        Running(True, 0, 200)
+    ]
     pair.quiet()
-    assert running(pair.bob.state.committed, pair.bob.state.htlcs) == [Running(False, 0, 200)]
+    assert running(pair.bob.state.committed, pair.bob.state.htlcs, pair.bob.state.volatile) == [
+        Running(False, 0, 200)
+    ]
     pair.bob.do(Fulfil(0))
-    assert running(pair.bob.state.committed, pair.bob.state.htlcs) == [Running(False, 0, 200, released=True)]
+    assert running(pair.bob.state.committed, pair.bob.state.htlcs, pair.bob.state.volatile) == [
+        Running(False, 0, 200, released=True)
+    ]
     pair.quiet()
-    assert running(pair.bob.state.committed, pair.bob.state.htlcs) == []
+    assert running(pair.bob.state.committed, pair.bob.state.htlcs, pair.bob.state.volatile) == []
 
 
 def test_facts_of_a_revoked_commitment_name_the_htlcs_that_stood_in_it(pair: Pair) -> None:

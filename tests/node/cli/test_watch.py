@@ -91,5 +91,18 @@ def test_a_person_reads_one_line_an_event() -> None:
         "error": None,
     }
     assert "21,000 sat" in watch.describe(payment) and "unknown until block 155" in watch.describe(payment)
+    forward = {
+        "kind": "forward",
+        "seq": 9,
+        "time": 0,
+        "in_channel": "ab" * 32,
+        "out_channel": "cd" * 32,
+        "in_msat": 5_001_000,
+        "fee_msat": 1000,
+        "status": "settled",
+        "reason": None,
+    }
+    told = "5,001 sat from abababababab… to cdcdcdcdcdcd… settled, fee 1000 msat"
+    assert watch.describe(forward).endswith(told)
     nasty = {"kind": "log", "seq": 8, "time": 0, "level": "error", "event": "x", "text": "\x1b[2J\nline"}
     assert watch.describe(nasty).isprintable()

@@ -22,6 +22,7 @@ from protocol.bus.messages.events import (
     CoinSeen,
     EventPage,
     EventsSince,
+    ForwardNow,
     GetSnapshot,
     Happening,
     InvoiceNow,
@@ -32,6 +33,7 @@ from protocol.bus.messages.events import (
     Snapshot,
     WalletNow,
 )
+from protocol.bus.messages.forwards import ForwardChanged, ForwardRow
 from protocol.bus.messages.payments import InvoiceChanged, PaymentChanged
 from protocol.bus.messages.peer import PeerDown, PeerUp
 from protocol.bus.messages.signer_link import SignerLink
@@ -107,6 +109,17 @@ ONCE: tuple[tuple[object, Happening], ...] = (
         ChannelMoved(b"\3" * 32, "CHANNELD_NORMAL", "CLOSED", "you asked", BlockHeight(9)),
     ),
     (SignerLink(True, ""), support.SIGNER),
+    (
+        ForwardChanged(
+            ForwardRow(
+                *(b"\4" * 32, 7, Msat(5000), b"\5" * 32, "settled", 1.0),
+                *(b"\6" * 32, 9, 8, Msat(4000), Msat(1000), 2.0),
+            )
+        ),
+        ForwardNow(
+            b"\4" * 32, 7, Msat(5000), b"\6" * 32, Msat(4000), Msat(1000), b"\5" * 32, "settled", 1.0, 2.0
+        ),
+    ),
 )
 
 

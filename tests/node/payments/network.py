@@ -35,10 +35,23 @@ DATABASE = "node.db"
 
 
 class Router(RoutingService):
-    """Routing with an empty graph: routes come from the hints of invoices. It knows the terms of all nodes."""
+    """Routing with an empty graph: routes come from the hints of invoices."""
 
     def __init__(self, node: "Node") -> None:
         super().__init__(node.bus, node_id=node.node_id)
+
+    @handles(routing.ShadowDelay)
+    def shadow_delay(self, _request: routing.ShadowDelay) -> int:
+        return 0
+
+
+class Gossip(Service):
+    """Knows the terms of all nodes."""
+
+    name: ClassVar[str] = "gossip"
+
+    def __init__(self, node: "Node") -> None:
+        super().__init__(node.bus)
         self.node = node
 
     @handles(routing.PeerPolicy)
@@ -47,10 +60,6 @@ class Router(RoutingService):
         other = self.node.net.by_id[info.peer]
         (theirs,) = await other.list_channels(request.channel_id)
         return routing.PeerPolicyIs(default_policy(theirs))
-
-    @handles(routing.ShadowDelay)
-    def shadow_delay(self, _request: routing.ShadowDelay) -> int:
-        return 0
 
     @handles(routing.OwnUpdate)
     def own_update(self, _request: routing.OwnUpdate) -> routing.OwnUpdateIs:
@@ -147,17 +156,19 @@ class Node:
             writer,
             self.signer,  # type: ignore[arg-type]
             chain_hash=REGTEST.chain_hash,
-            policy=Policy(to_self_delay=8),
+            policy=self.net.policy,
         )
         self.payments = PaymentService(
             self.bus, writer=writer, signer=self.signer, network=REGTEST, node_id=self.node_id
         )
         self.router = Router(self)
+        self.gossip = Gossip(self)
         self.line = Line(self)
         for service in (
             self.chain_service,
             self.wallet,
             self.router,
+            self.gossip,
             self.channels,
             self.payments,
             self.line,
@@ -242,6 +253,7 @@ class Net:
     def __init__(self, folder: Path, edges: tuple[str, ...]) -> None:
         self.folder = folder
         self.chain = RegtestChain(folder / "chain")
+        self.policy = Policy(to_self_delay=8)
         self.edges = [tuple(edge.split("-")) for edge in edges]
         names = sorted({name for edge in self.edges for name in edge})
         self.nodes = {name: Node(self, name) for name in names}

@@ -125,6 +125,7 @@ class ChannelStandIn(Service):
         self.settled: tuple[tuple[bytes, Msat], ...] = ()
         self.offers: list[OfferHtlc] = []
         self.decisions: list[FulfilHtlc | FailHtlc] = []
+        self.origins_asked: tuple[str, ...] | None = None
         self.lists = 0
         self.on_told: Callable[[], None] = lambda: None
 
@@ -134,7 +135,8 @@ class ChannelStandIn(Service):
         return Channels(self.channels)
 
     @handles(LiveOrigins)
-    def live_origins(self, _request: LiveOrigins) -> Origins:
+    def live_origins(self, request: LiveOrigins) -> Origins:
+        self.origins_asked = request.origins
         return Origins(self.origins)
 
     @handles(SettledReceived)

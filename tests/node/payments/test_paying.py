@@ -1,7 +1,9 @@
 """Payments over the bus: what is offered, answered and saved; and that no invoice is paid twice."""
 
 import asyncio
+from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from protocol.amounts import Msat
@@ -177,6 +179,65 @@ async def test_a_refusal_by_the_last_channel_is_the_answer(house: House):
     with pytest.raises(CommandRefused, match=r"483 HTLCs\. Wait until some settle") as refused:
         await task
     assert refused.value.code == 205
+
+
+async def test_a_start_asks_for_what_is_under_way_and_not_for_all_of_the_past(house: House):
+    task, offer = await offered(house, Pay(invoice_text()))
+    fulfil(house, offer)
+    await task
+    _, second = await offered(house, Pay(invoice_text(preimage=b"\x55" * 32)))
+    await house.on_disk()
+    await house.restart(origins=((second.origin, "pending", None, None, None),))
+    assert house.channel.origins_asked == (second.origin,)
+
+
+def timers(house: House) -> list[float]:
+    return [seconds for seconds, _ in house.timers]
+
+
+async def test_a_payment_waits_for_a_channel_that_is_only_full_now(house: House):
+    """Dust exposure, or all slots taken: what is pending settles in seconds, and the payer asked for a minute."""
+    task, offer = await offered(house, Pay(invoice_text(), retry_for=60))
+    again = asyncio.Event()
+    house.channel.on_told = again.set
+    full = HtlcRefused(offer.origin, "too much is pending in payments too small", "Wait.", passing=True)
+    house.bus.publish(full)
+    await _until(lambda: timers(house) == [1.0])
+    assert len(house.channel.offers) == 1 and not task.done()
+    house.now += 1
+    house.timers.pop()[1]()
+    await asyncio.wait_for(again.wait(), 5)
+    second = house.channel.offers[1]
+    again.clear()
+    house.bus.publish(msgspec.structs.replace(full, origin=second.origin))
+    await _until(lambda: timers(house) == [2.0])
+    house.now += 2
+    house.timers.pop()[1]()
+    await asyncio.wait_for(again.wait(), 5)
+    fulfil(house, house.channel.offers[2])
+    assert (await task).status == "complete"
+
+
+async def test_a_payment_waits_for_a_full_channel_no_longer_than_the_payer_said(house: House):
+    task, offer = await offered(house, Pay(invoice_text(), retry_for=3))
+    again = asyncio.Event()
+    house.channel.on_told = again.set
+    house.bus.publish(HtlcRefused(offer.origin, "all slots are taken", "Wait.", passing=True))
+    await _until(lambda: timers(house) == [1.0])
+    house.now += 1
+    house.timers.pop()[1]()
+    await asyncio.wait_for(again.wait(), 5)
+    second = house.channel.offers[1]
+    house.bus.publish(HtlcRefused(second.origin, "all slots are taken", "Wait.", passing=True))
+    with pytest.raises(CommandRefused, match="all slots are taken") as refused:
+        await task
+    assert refused.value.code == 205 and house.timers == []
+
+
+async def _until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not true():  # noqa: ASYNC110
+            await asyncio.sleep(0.002)
 
 
 async def test_a_preimage_that_does_not_fit_completes_nothing(house: House):

@@ -12,7 +12,7 @@ from protocol import messages_signing as signing
 from protocol.amounts import BlockHeight, FeeratePerKw, Msat, Sat
 from protocol.bitcoin.network import REGTEST
 from protocol.bus.local import LocalBus
-from protocol.bus.messages.chain import GetFeerate, GetTip, Tip
+from protocol.bus.messages.chain import ChainStatus, GetChainStatus, GetFeerate, GetTip, Tip
 from protocol.bus.messages.channel import (
     ChannelClosed,
     ChannelFunded,
@@ -23,7 +23,7 @@ from protocol.bus.messages.channel import (
     HtlcInfo,
     ListChannels,
 )
-from protocol.bus.messages.forwards import GetEarnings, ListForwards, SetPolicy
+from protocol.bus.messages.forwards import Earned, Earnings, GetEarnings, ListForwards, SetPolicy
 from protocol.bus.messages.payments import (
     CancelHold,
     CreateInvoice,
@@ -47,6 +47,7 @@ from protocol.bus.messages.payments import (
     WaitPart,
 )
 from protocol.bus.messages.peer import Connect, Disconnect, ListPeers, ListRoads, PeerInfo, Peers, Road, Roads
+from protocol.bus.messages.routing import ChannelPolicy, ListPolicies, PeerPolicy, PeerPolicyIs, Policies
 from protocol.bus.messages.signer import MessageSigned
 from protocol.bus.messages.wallet import (
     AddressMade,
@@ -179,6 +180,24 @@ class ChainService(_Recorder):
         self.note(request)
         return FeeratePerKw({2: 5000, 6: 2500, 12: 1000, 144: 100}[request.target_blocks])
 
+    @handles(GetChainStatus)
+    def status(self, request: GetChainStatus) -> ChainStatus:
+        self.note(request)
+        return ChainStatus("electrum.example", ("packages",), BlockHeight(500), True, behind="3 blocks late")
+
+
+OUR_POLICY = ChannelPolicy(Msat(1000), 10, 80, Msat(1), Msat(99_000_000))
+PEER_POLICY = ChannelPolicy(Msat(500), 20, 40, Msat(1000), Msat(90_000_000))
+
+
+class GossipService(_Recorder):
+    name: ClassVar[str] = "gossip"
+
+    @handles(PeerPolicy)
+    def peer_policy(self, request: PeerPolicy) -> PeerPolicyIs:
+        self.note(request)
+        return PeerPolicyIs(PEER_POLICY)
+
 
 class PaymentsService(_Recorder):
     name: ClassVar[str] = "payments"
@@ -188,7 +207,12 @@ class PaymentsService(_Recorder):
         self.paid = asyncio.Event()
         self.invoice = invoice()
         self.waiters_gone = 0
-        self.answers: dict[type, Any] = {}
+        self.answers: dict[type, Any] = {
+            GetEarnings: Earnings(
+                (Earned(0, CHANNEL_ID, 2, Msat(9000), Msat(7)), Earned(0, HASH, 1, Msat(1), Msat(5)))
+            ),
+            ListPolicies: Policies(((CHANNEL_ID, OUR_POLICY),)),
+        }
 
     @handles(CreateInvoice)
     def create(self, request: CreateInvoice) -> InvoiceRow:
@@ -213,6 +237,7 @@ class PaymentsService(_Recorder):
         Keysend,
         ListForwards,
         ListParts,
+        ListPolicies,
         SendPart,
         SetPolicy,
         SettleHold,
@@ -336,7 +361,10 @@ class Gateway:
         self.stopped = asyncio.Event()
         facts = NodeFacts(OUR_ID, "ALICE", b"\x02\x46\x8a", REGTEST, str(directory), "0.1.0", b"\x08\x02")
         self.rpc = RpcService(self.bus, directory=directory, facts=facts, stop_node=self.stopped.set)
-        self._services = (self.channel, self.peer, self.wallet, self.chain, self.payments, self.rpc)
+        self._services = (
+            *(self.channel, self.peer, self.wallet, self.chain, self.payments),
+            self.rpc,
+        )
 
     async def start(self) -> None:
         for service in self._services:

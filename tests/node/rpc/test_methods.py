@@ -4,8 +4,10 @@ import pytest
 from msgspec.structs import replace
 
 from node.rpc.catalogue import METHODS
+from protocol.bolt9 import OUR_INVOICE
 from protocol.bus.messages.chain import GetFeerate, GetTip
 from protocol.bus.messages.channel import CloseChannel, FundChannel
+from protocol.bus.messages.forwards import GetEarnings
 from protocol.bus.messages.payments import CreateInvoice, ListInvoices, ListPayments, Pay
 from protocol.bus.messages.peer import Connect, Disconnect
 from protocol.bus.messages.wallet import PlanSpend, ReleasePlan, SignAndSend
@@ -22,6 +24,7 @@ from tests.node.rpc.support import (
     STRANGER_ID,
     TXID_HEX,
     Gateway,
+    GossipService,
     invoice,
 )
 
@@ -33,7 +36,8 @@ async def test_getinfo(gateway: Gateway):
     assert info["id"] == OUR_ID.hex()
     assert (info["alias"], info["color"], info["network"]) == ("ALICE", "02468a", "regtest")
     assert (info["num_peers"], info["num_active_channels"], info["num_pending_channels"]) == (1, 1, 0)
-    assert (info["blockheight"], info["num_inactive_channels"], info["fees_collected_msat"]) == (500, 0, 0)
+    assert (info["blockheight"], info["num_inactive_channels"], info["fees_collected_msat"]) == (500, 0, 12)
+    assert info["our_features"]["invoice"] == OUR_INVOICE.to_bytes().hex()
     assert "warning_bitcoind_sync" not in info
 
 
@@ -51,6 +55,21 @@ async def test_getinfo_answers_before_the_chain_does(gateway: Gateway):
     info = await gateway.call("getinfo")
     assert info["blockheight"] == 0
     assert "chain backend" in info["warning_bitcoind_sync"]
+
+
+async def test_getinfo_tells_what_the_chain_backend_lacks(gateway: Gateway):
+    expected = {
+        "backend": "electrum.example",
+        "synced": True,
+        "cannot": ["packages"],
+        "behind": "3 blocks late",
+    }
+    assert (await gateway.call("getinfo"))["chain"] == expected
+
+
+async def test_getinfo_without_payments_tells_no_fees_rather_than_wrong_ones(gateway: Gateway):
+    gateway.payments.refuse[GetEarnings] = CommandRefused("not yet", what_to_do="Wait.")
+    assert "fees_collected_msat" not in await gateway.call("getinfo")
 
 
 async def test_newaddr(gateway: Gateway):
@@ -204,6 +223,32 @@ async def test_listpeerchannels(gateway: Gateway):
             "state": "SENT_ADD_ACK_REVOCATION",
         }
     ]
+
+
+async def test_listpeerchannels_tells_what_each_side_asks_for_forwarding(gateway: Gateway):
+    (alone,) = (await gateway.call("listpeerchannels"))["channels"]
+    assert (alone["fee_base_msat"], alone["fee_proportional_millionths"]) == (1000, 10)
+    assert set(alone["updates"]) == {"local"}
+    routing = GossipService(gateway.bus)
+    await routing.start()
+    (channel,) = (await gateway.call("listpeerchannels"))["channels"]
+    await routing.stop()
+    assert channel["updates"] == {
+        "local": {
+            "htlc_minimum_msat": 1,
+            "htlc_maximum_msat": 99_000_000,
+            "cltv_expiry_delta": 80,
+            "fee_base_msat": 1000,
+            "fee_proportional_millionths": 10,
+        },
+        "remote": {
+            "htlc_minimum_msat": 1000,
+            "htlc_maximum_msat": 90_000_000,
+            "cltv_expiry_delta": 40,
+            "fee_base_msat": 500,
+            "fee_proportional_millionths": 20,
+        },
+    }
 
 
 async def test_listpeerchannels_can_be_narrowed(gateway: Gateway):

@@ -10,6 +10,7 @@ import * as http from "node:http";
 import * as net from "node:net";
 import * as path from "node:path";
 import { pathToFileURL } from "node:url";
+import * as purse from "./wallet.mjs";
 
 const [dataDir, lightningPort, controlPort, chainUrl] = process.argv.slice(2);
 const library = createRequire(path.join(process.env.LDK_LIBRARY, "package.json")).resolve("lightningdevkit");
@@ -72,11 +73,14 @@ const fees = ldk.FeeEstimator.new_impl({
     }
   },
 });
+let broadcasts = Promise.resolve(); // one after the other: a child comes behind its parent
+function broadcast(tx) {
+  broadcasts = broadcasts.then(() => chain("sendrawtransaction", hex(tx)))
+    .then((txid) => { say("broadcast", txid); return txid; }, (error) => say("not broadcast", error.message));
+  return broadcasts;
+}
 const broadcaster = ldk.BroadcasterInterface.new_impl({
-  broadcast_transactions(transactions) {
-    for (const tx of transactions)
-      chain("sendrawtransaction", hex(tx)).then((txid) => say("broadcast", txid), (error) => say("not broadcast", error.message));
-  },
+  broadcast_transactions(transactions) { for (const tx of transactions) broadcast(tx); },
 });
 const monitorName = (outpoint) => `monitor-${hex(outpoint.get_txid())}-${outpoint.get_index()}`;
 const completed = ldk.ChannelMonitorUpdateStatus.LDKChannelMonitorUpdateStatus_Completed;
@@ -100,21 +104,26 @@ const router = ldk.DefaultRouter.constructor_new(graph, logger, entropy, scorer.
   ldk.ProbabilisticScoringFeeParameters.constructor_default()).as_Router();
 const messageRouter = ldk.DefaultMessageRouter.constructor_new(graph, entropy).as_MessageRouter();
 
-const config = ldk.UserConfig.constructor_default();
-const handshake = config.get_channel_handshake_config();
-handshake.set_minimum_depth(1);
-handshake.set_max_inbound_htlc_value_in_flight_percent_of_channel(100);
-handshake.set_our_max_accepted_htlcs(483);
-handshake.set_announce_for_forwarding(false);
-handshake.set_negotiate_anchors_zero_fee_htlc_tx(true);
-config.set_channel_handshake_config(handshake);
-const channelConfig = config.get_channel_config();
-channelConfig.set_max_dust_htlc_exposure(ldk.MaxDustHTLCExposure.constructor_fixed_limit_msat(500_000_000n));
-config.set_channel_config(channelConfig);
-const limits = config.get_channel_handshake_limits();
-limits.set_force_announced_channel_preference(false);
-config.set_channel_handshake_limits(limits);
-config.set_manually_accept_inbound_channels(true); // LDK wants that for anchors
+function settings(anchors, alias) {
+  const config = ldk.UserConfig.constructor_default();
+  const handshake = config.get_channel_handshake_config();
+  handshake.set_minimum_depth(1);
+  handshake.set_max_inbound_htlc_value_in_flight_percent_of_channel(100);
+  handshake.set_our_max_accepted_htlcs(483);
+  handshake.set_announce_for_forwarding(false);
+  handshake.set_negotiate_anchors_zero_fee_htlc_tx(anchors);
+  handshake.set_negotiate_scid_privacy(alias);
+  config.set_channel_handshake_config(handshake);
+  const channelConfig = config.get_channel_config();
+  channelConfig.set_max_dust_htlc_exposure(ldk.MaxDustHTLCExposure.constructor_fixed_limit_msat(500_000_000n));
+  config.set_channel_config(channelConfig);
+  const limits = config.get_channel_handshake_limits();
+  limits.set_force_announced_channel_preference(false);
+  config.set_channel_handshake_limits(limits);
+  config.set_manually_accept_inbound_channels(true); // LDK wants that for anchors
+  return config;
+}
+const config = settings(true, false);
 
 // --- new or from disk
 
@@ -204,6 +213,23 @@ const tried = {}; // by hash: what the last failed path said
 const received = {}; // by hash: msat
 const closed = {}; // by channel id: why
 const held = new Map(); // by hash: null, or the preimage of a payment that waits to be claimed
+// LDK tells of a claimable payment once, so what is held must outlive a restart here.
+if (exists("held"))
+  for (const [hash, preimage] of JSON.parse(Buffer.from(read("held")).toString())) held.set(hash, preimage && unhex(preimage));
+const keepHeld = () =>
+  write("held", Buffer.from(JSON.stringify([...held].map(([hash, preimage]) => [hash, preimage && hex(preimage)]))));
+const sweeps = new Set(); // txids that are not in a block
+let sweeping = 0;
+const bumper = ldk.BumpTransactionEventHandler.constructor_new(broadcaster,
+  ldk.Wallet.constructor_new(purse.source(ldk), logger).as_CoinSelectionSource(), signerProvider, logger);
+
+function sweep(outputs) {
+  const noLock = ldk.Option_u32Z.constructor_none();
+  const result = keys.as_OutputSpender().spend_spendable_outputs(outputs, [], purse.SCRIPT, 500, noLock);
+  if (!result.is_ok()) return say("nothing swept");
+  sweeping++;
+  broadcast(result.res).then((txid) => { sweeping--; if (txid) sweeps.add(txid); });
+}
 let pongs = 0;
 
 function handle(event) {
@@ -216,7 +242,10 @@ function handle(event) {
       pump();
     }, (error) => say("no funding", error.message));
   } else if (event instanceof ldk.Event_OpenChannelRequest) {
-    const result = manager.accept_inbound_channel(event.temporary_channel_id, event.counterparty_node_id, 1n);
+    const trusted = event.channel_type.requires_zero_conf();
+    const result = trusted
+      ? manager.accept_inbound_channel_from_trusted_peer_0conf(event.temporary_channel_id, event.counterparty_node_id, 1n)
+      : manager.accept_inbound_channel(event.temporary_channel_id, event.counterparty_node_id, 1n);
     if (!result.is_ok()) say("channel not accepted", result.err.constructor.name);
   } else if (event instanceof ldk.Event_PendingHTLCsForwardable) {
     setTimeout(() => { manager.process_pending_htlc_forwards(); pump(); }, 10);
@@ -224,10 +253,14 @@ function handle(event) {
     const preimage = optional(event.purpose.preimage());
     // An invoice for somebody else's hash: this node does not know the preimage, and says so.
     if (preimage === null) manager.fail_htlc_backwards(event.payment_hash);
-    else if (held.has(hex(event.payment_hash))) held.set(hex(event.payment_hash), preimage);
+    else if (held.has(hex(event.payment_hash))) { held.set(hex(event.payment_hash), preimage); keepHeld(); }
     else manager.claim_funds(preimage);
   } else if (event instanceof ldk.Event_PaymentClaimed) {
     received[hex(event.payment_hash)] = Number(event.amount_msat);
+  } else if (event instanceof ldk.Event_SpendableOutputs) {
+    sweep(event.outputs);
+  } else if (event instanceof ldk.Event_BumpTransaction) {
+    bumper.handle_event(event.bump_transaction);
   } else if (event instanceof ldk.Event_PaymentSent) {
     payments[hex(event.payment_hash)] = { preimage: hex(event.payment_preimage) };
   } else if (event instanceof ldk.Event_PaymentPathFailed) {
@@ -261,6 +294,17 @@ function pump() {
 
 // --- blocks
 
+if (exists("wallet")) Object.assign(purse.wallet, JSON.parse(Buffer.from(read("wallet")).toString()));
+async function followCoins(to) {
+  if (purse.wallet.height >= to) return;
+  while (purse.wallet.height < to) {
+    const found = await chain("getblock", await chain("getblockhash", purse.wallet.height + 1), 2);
+    purse.connect(found.tx, purse.wallet.height + 1);
+    for (const tx of found.tx) sweeps.delete(tx.txid);
+  }
+  write("wallet", Buffer.from(JSON.stringify(purse.wallet)));
+}
+
 let tip;
 const hashes = {}, headers = {}; // by height; headers are needed to take blocks off again
 async function feed(listener, from, to) {
@@ -281,6 +325,7 @@ async function follow() {
     tip--;
     hashes[tip] ??= await chain("getblockhash", tip);
   }
+  await followCoins(height); // first: what LDK then wants to pay with must be there still
   for (; tip < height; tip++) {
     const hash = await chain("getblockhash", tip + 1);
     const block = unhex(await chain("getblock", hash, 0));
@@ -295,6 +340,7 @@ async function follow() {
 const height = await chain("getblockcount");
 tip = manager.current_best_block().get_height();
 hashes[tip] = hex(manager.current_best_block().get_block_hash().slice().reverse());
+await followCoins(height);
 // What was missed while this node was down. Monitors are saved at their own times, so each may lag behind.
 if (oldestMonitor !== undefined) await feed(chainMonitor.as_Listen(), oldestMonitor, height);
 await feed(manager.as_Listen(), tip, height);
@@ -335,11 +381,24 @@ const methods = {
   closed: () => closed,
   connect: (id, host, port) => connect(id, host, port),
   disconnect: (id) => { peers.disconnect_by_node_id(unhex(id)); pump(); return true; },
-  open(id, sat, pushMsat) {
-    const result = manager.create_channel(unhex(id), BigInt(sat), BigInt(pushMsat), 1n, null, null);
+  open(id, sat, pushMsat, anchors, alias) {
+    const result = manager.create_channel(unhex(id), BigInt(sat), BigInt(pushMsat), 1n, null, settings(anchors, alias));
     pump();
     if (!result.is_ok()) throw new Error("open: " + result.err.constructor.name + " " + (result.err.err ?? ""));
     return hex(result.res.get_a());
+  },
+  forceClose(id, peer) {
+    const channel = ldk.ChannelId.constructor_new(unhex(id));
+    const result = manager.force_close_broadcasting_latest_txn(channel, unhex(peer), "closed by hand");
+    pump();
+    if (!result.is_ok()) throw new Error("force close: " + result.err.constructor.name + " " + (result.err.err ?? ""));
+    return true;
+  },
+  closes: () => chainMonitor.get_claimable_balances(manager.list_channels()).length + sweeps.size + sweeping,
+  balance: () => purse.balance(),
+  async fund(sat) {
+    await chain("sendrawtransaction", await chain("makefunding", hex(purse.SCRIPT), sat));
+    return true;
   },
   close(id, peer) {
     const result = manager.close_channel(ldk.ChannelId.constructor_new(unhex(id)), unhex(peer));
@@ -347,11 +406,11 @@ const methods = {
     if (!result.is_ok()) throw new Error("close: " + result.err.constructor.name + " " + (result.err.err ?? ""));
     return true;
   },
-  invoice(msat, description, expiry) {
+  invoice(msat, description, expiry, delta) {
     const words = ldk.Bolt11InvoiceDescription.constructor_direct(ldk.Description.constructor_new(description).res);
     const amount = ldk.Option_u64Z.constructor_some(BigInt(msat));
     const result = manager.create_bolt11_invoice(amount, words, ldk.Option_u32Z.constructor_some(expiry),
-      ldk.Option_u16Z.constructor_none(), ldk.Option_ThirtyTwoBytesZ.constructor_none());
+      delta ? ldk.Option_u16Z.constructor_some(delta) : ldk.Option_u16Z.constructor_none(), ldk.Option_ThirtyTwoBytesZ.constructor_none());
     if (!result.is_ok()) throw new Error("no invoice");
     return result.res.to_str();
   },
@@ -371,12 +430,20 @@ const methods = {
   payAll: (texts) => texts.map((text) => methods.pay(text)),
   send: (payee, hash, secret, msat, delta) =>
     send(unhex(hash), unhex(secret), null, ldk.PaymentParameters.constructor_from_node_id(unhex(payee), delta), msat),
-  hold: (hash) => { held.set(hash, null); return true; },
+  hold: (hash) => { held.set(hash, null); keepHeld(); return true; },
+  giveBack(hash) {
+    held.delete(hash);
+    keepHeld();
+    manager.fail_htlc_backwards(unhex(hash));
+    pump();
+    return true;
+  },
   holds: (hash) => Boolean(held.get(hash)),
   release(hash) {
     const preimage = held.get(hash);
     if (!preimage) throw new Error("no payment waits under this hash");
     held.delete(hash);
+    keepHeld();
     manager.claim_funds(preimage);
     pump();
     return true;
