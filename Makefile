@@ -26,7 +26,7 @@ test: $(READY)
 peers: $(READY)
 	$(RUN) -m tests.interop build
 
-# LND, LDK and Electrum against our node. The first time LND is built, which takes ten minutes on two cores.
+# LND, LDK and Electrum against our node, and our node on btcd. The first time LND is built, which takes ten minutes on two cores.
 interop: peers
 	$(RUN) -m pytest -n 2 --dist loadfile tests/interop $(PYTEST_ARGS)
 
@@ -34,7 +34,7 @@ bench: $(READY)
 	$(RUN) -m tests.bench
 
 soak: $(READY)
-	LNP_HYPOTHESIS=soak $(RUN) -m pytest -n 2 tests/node tests/protocol tests/signer tests/whole $(PYTEST_ARGS)
+	LNP_HYPOTHESIS=soak $(RUN) -m pytest -n 2 tests/node tests/protocol tests/signer tests/simulation tests/whole $(PYTEST_ARGS)
 	LNP_HYPOTHESIS=soak $(RUN) -m pytest tests/tor
 
 check: $(READY)

@@ -161,8 +161,6 @@ def _send_new(turn: Turn, revocation: Message | None, commitment: Message | None
     if commitment is not None:
         messages += [*dance.update_messages(turn.c, turn.htlcs), commitment]
         turn.c.commitment_sent_last = True
-        if turn.c.stray is not None and turn.c.remote_number > turn.c.stray:
-            turn.c.stray = None  # the peer revokes that number now, and with it every content
     if isinstance(turn.v.link, Online):
         dance.send(turn, *messages)
 

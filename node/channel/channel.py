@@ -15,6 +15,8 @@ import structlog
 from node.channel import revoked, store
 from node.channel.events import (
     AskSigner,
+    Connected,
+    Disconnected,
     Drop,
     Effect,
     Env,
@@ -64,6 +66,19 @@ def entry_of(events: Sequence[Event], effects: Sequence[Effect]) -> str:
     return " ".join(words)
 
 
+_ACCEPTED = sign.RevocationAccepted()
+
+
+def _by_connection(events: list[Event]) -> list[list[Event]]:
+    """So that what one connection brings about is never sent on the next."""
+    groups: list[list[Event]] = [[]]
+    for event in events:
+        if isinstance(event, Connected | Disconnected) and groups[-1]:
+            groups.append([])
+        groups[-1].append(event)
+    return groups
+
+
 class Outside(Protocol):
     """What a channel needs of the service that hosts it."""
 
@@ -76,6 +91,12 @@ class Outside(Protocol):
 
     def later(self, channel: "Channel") -> None:
         """Have `turn` called in this loop turn."""
+
+    def stalled(self, channel: "Channel") -> None:
+        """The signer refused what this channel needs; another channel's revocation may change that."""
+
+    def revocation_accepted(self) -> None:
+        """The signer took a revocation, after which it may grant what it refused to another channel."""
 
     def perform(self, channel: "Channel", effect: Send | Drop | Tell | Say | Publish | Resolve) -> None: ...
 
@@ -90,6 +111,8 @@ class Channel:
         self._peeling_again = False
         self._words = ""
         self._words_kept = 0
+        self.connection: int | None = None
+        """The one that the state knows of. The service may have heard of a newer one already."""
         self.halted: str = ""
         """Why this channel stopped working in this process: a bug, or storage that failed."""
 
@@ -116,7 +139,8 @@ class Channel:
             return
         events, self._events = self._events, []
         try:
-            self._apply(events, env)
+            for group in _by_connection(events):
+                self._apply(group, env)
         except CommandRefused as refusal:
             log.warning("channel_refused", channel=self.channel_id.hex(), sentence=refusal.sentence)
         except Exception as error:
@@ -124,9 +148,14 @@ class Channel:
             log.error("bug", channel=self.channel_id.hex(), error=repr(error), exc_info=True)
 
     def _apply(self, events: list[Event], env: Env) -> None:
+        if isinstance(events[0], Connected | Disconnected):
+            self.connection = events[0].connection if isinstance(events[0], Connected) else None
+            self._forget_unsent()
         self._note_words(events)
         before = self.state
         step = steps(before, events, env)
+        if step.state.volatile.stalled and not before.volatile.stalled:
+            self._outside.stalled(self)
         self.state = step.state
         saved: asyncio.Future[None] | None = None
         if step.save is not Save.NONE:
@@ -143,6 +172,12 @@ class Channel:
             self._perform(later)
         else:
             self._behind.append((saved if step.save is Save.NOW else None, later))
+
+    def _forget_unsent(self) -> None:
+        """What waits for its save was meant for the connection that is gone. On the next one channel_reestablish
+        comes first, and brings again what is still owed (BOLT 2, "Message Retransmission")."""
+        for _, effects in self._behind:
+            effects[:] = [effect for effect in effects if not isinstance(effect, Send)]
 
     def _note_words(self, events: list[Event]) -> None:
         """What the peer complains of is kept, also where it changes nothing: it may be the cause of what follows."""
@@ -173,6 +208,8 @@ class Channel:
             match reply:
                 case sign.ChannelAnswer() | sign.Refused() | sign.NotNow():
                     event = SignerAnswered(effect.ask, reply)
+                    if isinstance(reply, sign.ChannelAnswer) and _ACCEPTED in reply.results:
+                        self._outside.revocation_accepted()
                 case _:
                     event = SignerAnswered(effect.ask, sign.NotNow(f"no answer from the signer: {reply}"))
             if isinstance(event.answer, sign.NotNow):

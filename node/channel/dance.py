@@ -232,6 +232,10 @@ def revoke_and_ack(turn: Turn, message: RevokeAndAck) -> None:
     next_point = turn.c.remote_points[1]
     if next_point is None:
         raise PeerViolation("revoke_and_ack before channel_ready", clause=REVOKING)
+    if turn.c.stray is not None and turn.c.remote_revoked >= turn.c.stray:
+        # With that number every content of it is revoked. The signer is told at once: others may wait for it.
+        turn.c.stray = None
+        turn.v = replace(turn.v, accept_due=True)
     turn.c.unaccepted = AcceptRevocation(turn.c.remote_revoked, secret, message.next_per_commitment_point)
     turn.c.remote_revoked += 1
     turn.c.remote_points = (next_point, message.next_per_commitment_point)

@@ -147,7 +147,8 @@ class Explains(ChainSide):
             self._keep(lambda key: key != "reserve")
             return
         place = "are in the fee reserve" if enforced else "of the wallet are free"
-        sentence = f"{have} sat {place} to pay for closes of {len(open_)} channels with anchors; {wanted} sat are wanted"
+        closes = f"closes of {len(open_)} channels with anchors"
+        sentence = f"{have} sat {place} to pay for {closes}; {wanted} sat are wanted"
         self._warn(Warned("reserve", b"", sentence, what, self._env.height))
 
     def _warn(self, warned: Warned) -> None:

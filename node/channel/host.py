@@ -14,6 +14,7 @@ from node.channel.events import (
     Resolve,
     Say,
     Send,
+    SignerAsked,
     Tell,
 )
 from node.channel.opening import funding_script
@@ -69,6 +70,7 @@ class ChannelHost(Service):
         self._next_row = 1
         self._ready = False
         self._reserve: ReserveChanged | None = None
+        self._stalled: list[Channel] = []
         self._resolver = Resolver(bus, writer, signer, network_of(chain_hash), Resolutions(self, writer))
 
     def _add(self, channel: Channel) -> None:
@@ -97,10 +99,21 @@ class ChannelHost(Service):
         if self._waiters:
             self._wake_waiters()
 
+    def stalled(self, channel: Channel) -> None:
+        self._stalled.append(channel)
+
+    def revocation_accepted(self) -> None:
+        """A received HTLC may fail once its onward HTLC left the other channel's commitments, as the signer knows
+        them: also those that it signed and that a crash made us forget."""
+        stalled, self._stalled = self._stalled, []
+        for channel in stalled:
+            channel.put(SignerAsked())
+
     def perform(self, channel: Channel, effect: Send | Drop | Tell | Say | Publish | Resolve) -> None:
         match effect:
             case Send(messages=messages):
-                self.send_frames(channel.peer, tuple(encode(message) for message in messages))
+                if self._connections.get(channel.peer) == channel.connection:
+                    self.send_frames(channel.peer, tuple(encode(message) for message in messages))
             case Drop(reason=reason, messages=messages):
                 frames = tuple(encode(message) for message in messages)
                 self._drop(channel.peer, reason, frames)

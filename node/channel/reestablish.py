@@ -51,7 +51,8 @@ def send_reestablish(turn: Turn) -> None:
     if not isinstance(link, Reestablishing) or link.sent:
         return
     turn.set_link(Reestablishing(link.connection, sent=True))
-    if turn.c.forgotten:
+    # An error alone does not move every peer to close (LND logs it and keeps the channel): the numbers must say it.
+    if turn.c.forgotten or isinstance(turn.c.phase, Lost):
         _send_forgotten(turn)
         return
     dance.send(

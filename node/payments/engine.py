@@ -389,7 +389,8 @@ class Engine:
         refusal = live.grouped(refusal)
         row = ends.ended(live, "failed", int(self._clock()), error=str(refusal))
         self._end(live, row)
-        live.done.set_result(refusal)
+        # Not before it is on disk: after a crash it would be tried again, and who was told may have paid otherwise.
+        self._desk.when_saved(lambda: live.done.set_result(refusal))
 
     def _end(self, live: LivePayment, row: PaymentRow) -> None:
         live.row, live.is_over = row, True

@@ -38,6 +38,10 @@ class Outside:
     def ask(self, request: sign.Request, answered: Answered) -> None:
         self.asked.append((request, answered))
 
+    def stalled(self, channel: Channel) -> None: ...
+
+    def revocation_accepted(self) -> None: ...
+
     def later(self, channel: Channel) -> None:
         self.due.append(channel)
         if len(self.due) > 1:

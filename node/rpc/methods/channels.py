@@ -54,7 +54,8 @@ async def fundchannel(context: Context, arguments: Arguments) -> Result:
 
 async def close(context: Context, arguments: Arguments) -> Result:
     timeout = arguments["unilateraltimeout"]
-    request = CloseChannel(arguments["id"], timeout)
+    rate = await fees.resolve(context, arguments["feerate"])
+    request = CloseChannel(arguments["id"], timeout, rate)
     closed: ChannelClosed = await context.bus.request(
         "channel", request, deadline=(timeout or CloseChannel("").unilateral_timeout) + MORE_SECONDS
     )
@@ -227,9 +228,11 @@ METHODS = (
             Param("wrong_funding", not_offered("only the agreed funding is closed"), None),
             Param("force_lease_closed", boolean, False),
             Param("feerange", not_offered("the range follows the channel's own rules"), None),
+            Param("feerate", feerate, None),
         ),
         close,
-        "Close a channel; after unilateraltimeout seconds without agreement, alone (0: never).",
+        "Close a channel; after unilateraltimeout seconds without agreement, alone (0: never). Asked again with a "
+        "higher feerate it replaces the closing transaction that is out, if the peer knows option_simple_close.",
         "channels",
         moves_money=True,
     ),

@@ -7,7 +7,7 @@ know after a crash stands in the channels: an HTLC that came in is said again, a
 import os
 from pathlib import Path
 
-from node.channel.events import Effect, Event, Fail, Fulfil, Offer
+from node.channel.events import Event, Fail, Fulfil, Offer
 from node.channel.state import OfferWant
 from protocol.amounts import BlockHeight, Msat, scid
 from protocol.bolt4 import failure as failures
@@ -45,14 +45,20 @@ class Half(End):
 
     twin: "Half | None" = None
 
+    def answer(self, *, not_now: bool = False) -> bool:
+        """As the shell does: what the signer refused to the other channel is asked again after a revocation here."""
+        asked = list(self.asks)
+        moved = super().answer(not_now=not_now)
+        told = any(isinstance(op, sign.AcceptRevocation) for ask in asked[:1] for op in ask.operations)
+        if told and not not_now and self.twin is not None and self.twin.state.volatile.stalled:
+            self.twin.signer_is_back()
+        return moved
+
     def do(self, *events: Event) -> None:
         saves = self.saves
         super().do(*events)
         if self.saves > saves and self.twin is not None:
             self.twin.durable = self.twin.saved
-
-    def _perform(self, effect: Effect) -> None:
-        super()._perform(effect)
 
 
 class Row:

@@ -316,6 +316,11 @@ async def test_close_by_peer_channel_id_or_short_channel_id(gateway: Gateway, se
     assert gateway.channel.asked == [CloseChannel(selector.lower(), 30)]
 
 
+async def test_close_at_a_feerate_replaces_the_one_that_is_out(gateway: Gateway):
+    await gateway.call("close", {"id": CHANNEL_HEX, "feerate": "5000perkw"})
+    assert gateway.channel.asked[-1].feerate_per_kw == 5000
+
+
 async def test_close_of_something_else_is_refused(gateway: Gateway):
     assert (await gateway.error("close", ["everything"]))["code"] == -32602
 
