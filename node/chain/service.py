@@ -387,7 +387,7 @@ class ChainService(Questions):
             last = BlockHeight(await self._search(request.height))
         except (BackendAway, BackendUnusable) as error:
             raise no_backend(error) from error
-        for event in self._watches.standing(last):
+        for event in self._watches.standing(last, however_deep=True):
             self.bus.publish(event)
         return Scanned(request.height, last)
 

@@ -157,14 +157,17 @@ class Watches:
                 lost.append(OutputReorganised(outpoint.txid, outpoint.index))
         return lost
 
-    def standing(self, tip: BlockHeight) -> Iterator[OutputConfirmed | OutpointSpent]:
-        """Everything that happened and is not buried yet, with its depth."""
+    def standing(
+        self, tip: BlockHeight, *, however_deep: bool = False
+    ) -> Iterator[OutputConfirmed | OutpointSpent]:
+        """Everything that happened and is not buried yet, with its depth. `however_deep`: spends of long ago too,
+        for who searches old blocks and has heard of none."""
         for outpoint, watched in self._outputs.items():
-            yield from self.said_of(outpoint, watched, tip)
+            yield from self.said_of(outpoint, watched, tip, however_deep=however_deep)
 
     @staticmethod
     def said_of(
-        outpoint: OutPoint, watched: Watched, tip: BlockHeight
+        outpoint: OutPoint, watched: Watched, tip: BlockHeight, *, however_deep: bool = False
     ) -> Iterator[OutputConfirmed | OutpointSpent]:
         if watched.announced and watched.height is not None and watched.value is not None:
             depth = tip - watched.height + 1
@@ -174,7 +177,7 @@ class Watches:
                 )
         if watched.spent_by is not None and watched.spent_height is not None:
             depth = tip - watched.spent_height + 1
-            if depth <= FINAL_DEPTH:
+            if depth <= FINAL_DEPTH or however_deep:
                 yield OutpointSpent(
                     outpoint.txid, outpoint.index, watched.spent_by, watched.spent_height, depth
                 )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from protocol.bolt9 import OUR_INIT, FeatureSet
+from protocol.bolt9 import OUR_NODE, FeatureSet
 from tests.interop.network_cases import DEFAULT_BASE, DEFAULT_DELTA, DEFAULT_PPM, policy
 from tests.interop.network_world import AT_ONCE, RELAY, Web
 
@@ -23,7 +23,7 @@ class Gossip:
         row = young.until("our node_announcement at LND", ours)
         assert row["alias"] == "ours"
         assert row["addresses"] == [{"network": "tcp", "addr": young.ours.address}]
-        said = FeatureSet.from_bytes(OUR_INIT.within("N").to_bytes())
+        said = FeatureSet.from_bytes(OUR_NODE.to_bytes())
         assert {int(bit) for bit in row["features"]} == set(said.bits())
         whole = lnd.get(f"/v1/graph/node/{young.our_id}?include_channels=true")
         assert whole["num_channels"] == 2 and int(whole["total_capacity"]) == 2_000_000
