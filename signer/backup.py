@@ -27,8 +27,6 @@ MAGIC = b"LNPB\x01"
 COUNTER = "backup"
 _HEADER = len(MAGIC) + 8
 _NONCE = 12
-MAX_BACKUP = 60_000
-"""peer_storage carries 65,531 bytes (BOLT 1)."""
 
 
 class _BackedUp(Struct, frozen=True, array_like=True):

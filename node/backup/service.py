@@ -21,11 +21,12 @@ from protocol.bus.bus import Bus, OutcomeUnknown
 from protocol.bus.messages import backup as said
 from protocol.bus.messages import peer
 from protocol.bus.messages.chain import TipChanged
-from protocol.bus.messages.channel import ChannelStateChanged
+from protocol.bus.messages.channel import ChannelStateChanged, ChannelsTouched
 from protocol.bus.messages.signer import BackupOpened, BackupSealed, OpenBackup, Refused, SealBackup
 from protocol.bus.messages.signer_link import SignerLink
 from protocol.bus.service import Service, handles, hears
 from protocol.errors import CommandRefused, MalformedMessage, ProtocolError
+from protocol.wire.bolt1 import LARGEST_BLOB
 
 log = structlog.get_logger()
 FILE = "channels.backup"
@@ -61,6 +62,8 @@ class BackupService(Service):
         self._made_at: int | None = None
         self._saved: bytes | None = None
         """The fingerprint of what every target was given."""
+        self._seen: set[bytes] = set()
+        """Channels that a backup of this run was made for; one that failed stays due."""
         self._due = True
         self._warning = ""
         self._writing = asyncio.Lock()
@@ -69,8 +72,19 @@ class BackupService(Service):
         await super().start()
         self.run(self._write_if_due())
 
+    @hears(ChannelsTouched)
+    def channels_touched(self, event: ChannelsTouched) -> None:
+        """Said for every payment too. A channel that is new here is one whose funding was just signed: from then on to
+        forget it is to lose its money."""
+        if not self._seen.issuperset(event.channel_ids):
+            self._seen.update(event.channel_ids)
+            self._begin_writing()
+
     @hears(ChannelStateChanged)
     def channel_changed(self, _event: ChannelStateChanged) -> None:
+        self._begin_writing()
+
+    def _begin_writing(self) -> None:
         self._due = True
         self.run(self._write_if_due())
 
@@ -183,10 +197,17 @@ class BackupService(Service):
                 self._targets[name] = replace(self._targets[name], sentence=sentence)
                 log.error("backup_not_written", target=name, reason=error.strerror)
         if self._to_peers:
-            self.bus.send("peer_storage", peer.PutOurBlob(made.blob))
-            self._targets[PEERS] = said.Target(PEERS, now, made.counter)
+            self._give_to_peers(made, now)
         log.info("backup_made", counter=made.counter, channels=made.channels, bytes=len(made.blob))
         return all_well
+
+    def _give_to_peers(self, made: said.ExportedBackup, now: int) -> None:
+        if len(made.blob) > LARGEST_BLOB:
+            sentence = f"it has {len(made.blob)} bytes, and peers keep {LARGEST_BLOB} at most: use files"
+            self._targets[PEERS] = replace(self._targets[PEERS], sentence=sentence)
+            return  # to try again would not help
+        self.bus.send("peer_storage", peer.PutOurBlob(made.blob))
+        self._targets[PEERS] = said.Target(PEERS, now, made.counter)
 
     # Looking at one.
 

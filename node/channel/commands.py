@@ -99,6 +99,8 @@ class Commands(Explains):
         channel = Channel(row_id, State(committed, {}, Volatile()), self)
         self._add(channel)
         self._watch(channel)
+        # The peer may be gone before the channel has its first turn; the backup must not wait for that.
+        self.bus.publish(said.ChannelsTouched((channel.channel_id,)))
 
     def begin(self, committed: Committed, connection: int | None, early: tuple[Message, ...] = ()) -> None:
         """The last message of the opening has left: the channel is on the line without a reestablish, unless the peer

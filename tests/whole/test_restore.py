@@ -204,6 +204,14 @@ def test_old_copy_of_a_database_publishes_nothing_and_the_peer_closes(
     comes_home(stack, owed, before)
 
 
+def test_channel_is_in_the_backup_before_its_funding_is_mined(stack: Stack) -> None:
+    alice, bob = stack.nodes["alice"], stack.nodes["bob"]
+    alice.call("fundchannel", id=bob.node_id, amount=SAT)
+    assert {c["state"] for c in alice.channels()} == {"CHANNELD_NORMAL", "CHANNELD_AWAITING_LOCKIN"}
+    wait_for("the backup", lambda: alice.call("backup", "status")["channels"] == 2)
+    wait_for("the fundee's", lambda: bob.call("backup", "status")["channels"] == 2)
+
+
 def test_database_and_signer_that_fit_go_on(stack: Stack) -> None:
     alice, bob = stack.nodes["alice"], stack.nodes["bob"]
     rounds(stack, 1)

@@ -128,6 +128,34 @@ async def test_every_open_and_close_is_written_to_every_target(world: World) -> 
     assert (status.channels, status.pending, status.counter) == (0, False, 3)
 
 
+async def test_channel_is_in_the_backup_from_its_funding_on(world: World) -> None:
+    """It changes its state only blocks later, and its money is in it already."""
+    world.channels.records = (record(1),)
+    world.bus.publish(channel.ChannelsTouched((record(1).channel_id,)))
+    await until(lambda: len(world.storage.blobs) == 2)
+    assert (await world.opened(world.files[0].read_bytes())).channels == (record(1),)
+
+
+async def test_payments_in_a_channel_that_is_backed_up_write_nothing(world: World) -> None:
+    world.channels.records = (record(1),)
+    calls = world.signer.calls
+    for _ in range(5):
+        world.bus.publish(channel.ChannelsTouched((record(1).channel_id,)))
+    await until(lambda: len(world.storage.blobs) == 2)
+    await world.status()
+    assert world.signer.calls == calls + 1
+
+
+async def test_backup_too_large_for_peers_goes_to_files_and_says_so(world: World) -> None:
+    large = said.ChannelRecord(b"\x09" * 32, BOB, Sat(1), bytes(32), 0, bytes(66_000))
+    world.changes(large)
+    await until(lambda: len(world.files[0].read_bytes()) > 65_531)
+    status = await world.status()
+    assert "use files" in status.targets[-1].sentence
+    assert not status.targets[0].sentence
+    assert len(world.storage.blobs) == 1
+
+
 async def test_nothing_is_written_when_nothing_changed(world: World) -> None:
     world.changes()
     world.bus.publish(TipChanged(BlockHeight(2), b"", 0))
