@@ -196,6 +196,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     log: LogConfig = LogConfig()
     electrum: ElectrumConfig | None = None
     channel: ChannelConfig = ChannelConfig()
+    fee_sources: tuple[ElectrumConfig, ...] = ()
+    """Electrum servers that are asked for feerates too (`[[fee_sources]]`), so that no single source sets our fees."""
 
     @property
     def network_parameters(self) -> Network:
@@ -273,14 +275,13 @@ def _check_chain(config: Config, where: str) -> None:
             f"{where}: there is {many} source of the chain",
             what_to_do="Keep one of the tables [bitcoind] and [electrum].",
         )
-    if config.electrum is None:
-        return
-    config.electrum.address()
-    config.electrum.proxy()
-    if config.electrum.trust not in ("pin", "ca"):
-        raise CommandRefused(
-            f"{where}: electrum.trust cannot be {config.electrum.trust!r}", what_to_do="Use pin or ca."
-        )
+    for server in (*([] if config.electrum is None else [config.electrum]), *config.fee_sources):
+        server.address()
+        server.proxy()
+        if server.trust not in ("pin", "ca"):
+            raise CommandRefused(
+                f"{where}: electrum.trust cannot be {server.trust!r}", what_to_do="Use pin or ca."
+            )
 
 
 def _check_tor(config: Config, where: str) -> None:
@@ -310,23 +311,24 @@ def save(directory: Path, config: Config) -> None:
         if value != getattr(usual, name):
             lines.append(f"{name} = {_toml(value)}")
     tables: tuple[tuple[str, Struct | None], ...] = (
-        ("signer", config.signer),
-        ("bitcoind", config.bitcoind),
-        ("electrum", config.electrum),
-        ("tor", config.tor),
-        ("channel", config.channel),
-        ("gateway", config.gateway),
-        ("backup", config.backup),
-        ("tower", config.tower),
-        ("log", config.log),
+        ("[signer]", config.signer),
+        ("[bitcoind]", config.bitcoind),
+        ("[electrum]", config.electrum),
+        ("[tor]", config.tor),
+        ("[channel]", config.channel),
+        ("[gateway]", config.gateway),
+        ("[backup]", config.backup),
+        ("[tower]", config.tower),
+        ("[log]", config.log),
+        *(("[[fee_sources]]", server) for server in config.fee_sources),
     )
-    for table, part in tables:
+    for heading, part in tables:
         usual_part = (
             type(part)() if isinstance(part, TorConfig | BackupConfig | ChannelConfig | TowerConfig) else None
         )
         if part is None or part == usual_part:
             continue
-        lines += ["", f"[{table}]"]
+        lines += ["", heading]
         for name, value in msgspec.structs.asdict(part).items():
             text = value.reveal().decode() if isinstance(value, Secret) else value
             if text not in ("", ()) and (usual_part is None or value != getattr(usual_part, name)):

@@ -16,7 +16,7 @@ from node.backup.service import FILE as BACKUP_FILE
 from node.backup.service import BackupService
 from node.chain.backend import BackendAway, BackendUnusable, ChainBackend
 from node.chain.service import ChainService
-from node.chain.source import backend_of
+from node.chain.source import backend_of, fee_sources_of
 from node.channel.service import ChannelService
 from node.channel.terms import Policy
 from node.config import Config
@@ -96,7 +96,10 @@ class Parts(Struct, frozen=True):
 def _chain(parts: Parts) -> Service:
     wanted = parts.config.fallback_feerate_per_kw
     fallback = FALLBACK_FEERATE if wanted is None else FeeratePerKw(wanted)
-    return ChainService(parts.bus, parts.backend, parts.database.writer, fallback_feerate=fallback)
+    others = fee_sources_of(parts.config, parts.directory)
+    return ChainService(
+        parts.bus, parts.backend, parts.database.writer, fallback_feerate=fallback, fee_sources=others
+    )
 
 
 def _wallet(parts: Parts) -> Service:

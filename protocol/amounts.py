@@ -15,6 +15,8 @@ ShortChannelId = NewType("ShortChannelId", int)
 MAX_MONEY = Sat(21_000_000 * 100_000_000)
 FEERATE_FLOOR = FeeratePerKw(253)
 """The lowest feerate that rounds up to the usual 1 sat/vB minimum relay fee."""
+FEERATE_CEILING = FeeratePerKw(500_000)
+"""No honest feerate was ever a quarter of this."""
 
 
 def to_msat(sat: Sat) -> Msat:

@@ -113,6 +113,9 @@ class ChainBackend(Protocol):
 
     async def feerate(self, target_blocks: int) -> FeeratePerKw | None: ...
 
+    async def mempool_minimum(self) -> FeeratePerKw:
+        """Below this its mempool takes nothing now; the floor of the protocol, if it cannot tell."""
+
     def subscribe(self, changed: Callable[[], None]) -> None:
         """`changed` is called when there may be a new block, or a new spender of what was asked for.
 

@@ -28,6 +28,7 @@ from node.chain.backend import (
 )
 from node.chain.bitcoind_answers import bytes_of, field, hash_of, is_missing, package_refusal
 from node.chain.blocks import Interest, Looked, check_block, header_of, look_into, transactions_of
+from node.chain.fees import per_kw
 from node.chain.json_rpc import JsonRpc, RpcError
 from node.chain.together import Together
 from node.chain.txids import BlockTxids, joined_txids
@@ -265,15 +266,16 @@ class Bitcoind:
         return Outcome(not reason, reason)
 
     async def feerate(self, target_blocks: int) -> FeeratePerKw | None:
-        """bitcoind counts in BTC per 1000 virtual bytes, the BOLTs in satoshi per 1000 weight units."""
         answer = await self._optional("estimatesmartfee", target_blocks)
         if answer is None:
             rate = await self._plain_estimate(target_blocks)
         else:
             rate = answer.get("feerate") if isinstance(answer, dict) else None
-        if not isinstance(rate, int | float) or rate <= 0:
-            return None
-        return FeeratePerKw(max(FEERATE_FLOOR, round(rate * 100_000_000 / 4)))
+        return per_kw(rate)
+
+    async def mempool_minimum(self) -> FeeratePerKw:
+        info = await self._optional("getmempoolinfo")  # btcd's has no minimum in it
+        return per_kw(info.get("mempoolminfee") if isinstance(info, dict) else None) or FEERATE_FLOOR
 
     async def _plain_estimate(self, target_blocks: int) -> Any:
         """btcd's own estimate, which it refuses to give until it has seen enough blocks and transactions."""

@@ -27,6 +27,7 @@ from node.chain.backend import (
 from node.chain.blocks import HEADER_BYTES, Header, Interest, Looked
 from node.chain.electrum_line import ElectrumLine, Place, ServerRefused
 from node.chain.electrum_mempool import ElectrumMempool
+from node.chain.fees import per_kw
 from node.chain.headers import HeaderChain, LessWork, check_position, read_headers
 from protocol.amounts import FEERATE_FLOOR, BlockHeight, FeeratePerKw
 from protocol.bitcoin.network import Network
@@ -362,11 +363,11 @@ class Electrum:
         return await self._mempool.spenders(watched)
 
     async def feerate(self, target_blocks: int) -> FeeratePerKw | None:
-        """Electrum counts in BTC per 1000 virtual bytes; -1: it has no estimate."""
-        rate = await self._call("blockchain.estimatefee", target_blocks)
-        if not isinstance(rate, int | float) or not 0 < rate < 1:
-            return None
-        return FeeratePerKw(max(FEERATE_FLOOR, round(rate * 100_000_000 / 4)))
+        return per_kw(await self._call("blockchain.estimatefee", target_blocks))  # -1: it has none
+
+    async def mempool_minimum(self) -> FeeratePerKw:
+        """What the server always asks for; it does not tell how full its mempool is."""
+        return per_kw(await self._call("blockchain.relayfee")) or FEERATE_FLOOR
 
     # Notices.
 

@@ -5,6 +5,8 @@ table `scan`, so that a reorganisation which happened while the node was off is 
 """
 
 import asyncio
+import time
+from collections.abc import Sequence
 from typing import ClassVar
 
 import structlog
@@ -19,6 +21,7 @@ from node.chain.backend import (
     ChainBackend,
 )
 from node.chain.blocks import Looked
+from node.chain.fees import FeeSource, OtherSources
 from node.chain.questions import Questions, no_backend
 from node.chain.sending import UNCONFIRM_OWN, Sending
 from node.chain.spends import Spends
@@ -73,9 +76,10 @@ class ChainService(Questions):
         writer: Writer,
         *,
         fallback_feerate: FeeratePerKw | None = None,
+        fee_sources: Sequence[FeeSource] = (),
         retry_seconds: float = RETRY_SECONDS,
     ) -> None:
-        super().__init__(bus, backend, fallback_feerate)
+        super().__init__(bus, backend, OtherSources(fee_sources, clock=time.monotonic), fallback_feerate)
         self._writer = writer
         self._retry_seconds = retry_seconds
         self._watches = Watches()
@@ -105,11 +109,13 @@ class ChainService(Questions):
         self._sending.load(self._tip - KEPT_BLOCKS)
         self._backend.subscribe(self._changed.set)
         self._changed.set()
+        self._fees.ask()
         self.run(self._follow())
         await super().start()
 
     async def stop(self) -> None:
         await super().stop()
+        await self._fees.close()
         await self._backend.close()
 
     # Following the tip.
@@ -280,6 +286,7 @@ class ChainService(Questions):
 
     def _announce(self, tip: BlockRef) -> None:
         self.bus.publish(TipChanged(tip.height, tip.block_hash, tip.time))
+        self._fees.ask()
         for event in self._watches.standing(tip.height):
             self.bus.publish(event)
 

@@ -1,4 +1,4 @@
-"""The backend that the settings ask for (DESIGN, "The chain")."""
+"""The backend that the settings ask for (DESIGN, "The chain"), and who else is asked for fees."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ from node.chain.backend import ChainBackend
 from node.chain.bitcoind import Bitcoind
 from node.chain.electrum import Electrum
 from node.chain.electrum_line import Authority, Pinned, Place, Plain
+from node.chain.fees import FeeSource
 from node.config import BitcoindConfig, Config, ElectrumConfig
 from protocol.bitcoin.network import Network
 from protocol.errors import CommandRefused
@@ -23,6 +24,11 @@ def backend_of(config: Config, directory: Path) -> ChainBackend:
     raise CommandRefused(
         "the settings name no source of the chain", what_to_do="Write [bitcoind] or [electrum] into lnp.toml."
     )
+
+
+def fee_sources_of(config: Config, directory: Path) -> list[FeeSource]:
+    network = config.network_parameters
+    return [Electrum(_place(one, directory / PINS), network=network) for one in config.fee_sources]
 
 
 def _bitcoind(config: BitcoindConfig, network: Network) -> Bitcoind:

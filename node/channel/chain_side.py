@@ -1,7 +1,5 @@
 """What the chain tells the channels, and what is due at each block."""
 
-from contextlib import suppress
-
 from msgspec.structs import replace
 
 from node.channel import feerates, lockin
@@ -54,18 +52,16 @@ class ChainSide(ChannelHost):
 
     async def _follow_feerate(self) -> None:
         """Asked once a block; without an answer the last estimate holds."""
-        estimates = []
-        with suppress(CommandRefused, OutcomeUnknown):
-            estimates.append(await self.feerate(6))
-        last = self._env.feerate_per_kw
-        self._env = replace(self._env, feerate_per_kw=feerates.combine(estimates, last=last, fallback=last))
-        if not estimates:
+        try:
+            estimate, minimum = await self.feerate(6), await self.mempool_minimum()
+        except (CommandRefused, OutcomeUnknown):
             return
+        self._env = replace(self._env, feerate_per_kw=estimate)
         for channel in self._channels.values():
             committed = channel.state.committed
             if not committed.params.holder_is_opener:
                 continue
-            then = feerates.wanted(self._env.feerate_per_kw, anchors=committed.params.anchors)
+            then = feerates.wanted(estimate, anchors=committed.params.anchors, mempool_minimum=minimum)
             if feerates.is_worth_a_round(committed.fees[-1].feerate_per_kw, then):
                 channel.put(FeerateMoved(then))
 

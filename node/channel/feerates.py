@@ -1,12 +1,8 @@
 """Which feerate our commitments should have, and which of the peer's we take (BOLT 2, "Updating Fees";
 checklist 22)."""
 
-from collections.abc import Sequence
+from protocol.amounts import FEERATE_CEILING, FEERATE_FLOOR, FeeratePerKw
 
-from protocol.amounts import FEERATE_FLOOR, FeeratePerKw
-
-CEILING = FeeratePerKw(500_000)
-"""No honest feerate was ever a quarter of this."""
 HIGH = FeeratePerKw(100_000)
 """Below this a feerate is never called unreasonable: peers use 45,000 on regtest."""
 TOO_LOW, TOO_HIGH = 10, 20
@@ -17,26 +13,12 @@ ANCHOR_MOST = FeeratePerKw(2500)
 """With anchors a commitment only has to enter the mempool; its anchor pays the rest when it must."""
 
 
-def combine(
-    estimates: Sequence[FeeratePerKw],
-    *,
-    last: FeeratePerKw | None,
-    fallback: FeeratePerKw,
-    mempool_minimum: FeeratePerKw = FEERATE_FLOOR,
-) -> FeeratePerKw:
-    """One estimate out of several sources: the middle one, of two the higher; without any, the last known or the
-    fallback. Never below what the mempool takes."""
-    usable = sorted(rate for rate in estimates if rate > 0)
-    rate = usable[len(usable) // 2] if usable else (last or fallback)
-    return FeeratePerKw(min(CEILING, max(rate, FEERATE_FLOOR, mempool_minimum)))
-
-
 def wanted(
     estimate: FeeratePerKw, *, anchors: bool, mempool_minimum: FeeratePerKw = FEERATE_FLOOR
 ) -> FeeratePerKw:
     """For our commitments: low with anchors, with a margin without, as those must confirm as they are."""
     rate = min(estimate, ANCHOR_MOST) if anchors else estimate * 3 // 2
-    return FeeratePerKw(min(CEILING, max(rate, FEERATE_FLOOR, mempool_minimum)))
+    return FeeratePerKw(min(FEERATE_CEILING, max(rate, FEERATE_FLOOR, mempool_minimum)))
 
 
 def is_worth_a_round(now: FeeratePerKw, then: FeeratePerKw) -> bool:
@@ -51,7 +33,7 @@ def objection(rate: FeeratePerKw, estimate: FeeratePerKw, *, anchors: bool, at_r
 
     `at_risk`: HTLCs stand. Without them a disagreement costs us nothing: a commitment that confirms late is no loss.
     """
-    if not FEERATE_FLOOR <= rate <= CEILING:
+    if not FEERATE_FLOOR <= rate <= FEERATE_CEILING:
         return f"a feerate of {rate} sat/kw is out of all bounds"
     if not at_risk:
         return None

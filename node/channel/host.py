@@ -182,6 +182,10 @@ class ChannelHost(Service):
         rate: FeeratePerKw = await self.bus.request("chain", chain.GetFeerate(target))
         return FeeratePerKw(max(FEERATE_FLOOR, rate))
 
+    async def mempool_minimum(self) -> FeeratePerKw:
+        rate: FeeratePerKw = await self.bus.request("chain", chain.GetMempoolMinimum())
+        return rate
+
     async def _wait(self, done: Callable[[], bool], seconds: float) -> bool:
         if done():
             return True

@@ -7,13 +7,13 @@ from typing import Any, Protocol
 
 import structlog
 
-from node.channel import opening, terms
+from node.channel import feerates, opening, terms
 from node.channel.opening import M, Opened, Wish
 from node.channel.reserve import check_room, top_up_for
 from node.channel.state import Committed
 from node.channel.terms import LARGEST_DEPTH, SMALLEST_FUNDING, Policy
 from node.signer_link.client import SignerAway, SignerClient
-from protocol.amounts import FEERATE_FLOOR, FeeratePerKw, Sat, ShortChannelId, to_msat
+from protocol.amounts import FeeratePerKw, Sat, ShortChannelId, to_msat
 from protocol.bitcoin.script import p2wsh
 from protocol.bolt9 import FeatureSet
 from protocol.bus.bus import Bus, OutcomeUnknown
@@ -58,6 +58,8 @@ class Host(Protocol):
         said there to the new channel before it was saved."""
 
     async def feerate(self, target: int) -> FeeratePerKw: ...
+
+    async def mempool_minimum(self) -> FeeratePerKw: ...
 
     def reserve(self) -> ReserveChanged | None:
         """What is known of the fee reserve; None where nobody keeps one."""
@@ -233,7 +235,9 @@ class Openings:
                 " (it does not offer option_support_large_channel)",
                 what_to_do="Open a smaller channel, or several.",
             )
-        feerate = commitment_feerate(estimate, anchors=kind.anchors)
+        feerate = feerates.wanted(
+            estimate, anchors=kind.anchors, mempool_minimum=await self.host.mempool_minimum()
+        )
         terms.check_burn(funding, feerate, anchors=kind.anchors)
         if request.push_msat >= to_msat(funding):
             raise CommandRefused("push_msat is all of the channel", what_to_do="Push less.")
@@ -348,10 +352,3 @@ ALIAS_BASE = 1 << 62
 def alias_of(random: bytes) -> ShortChannelId:
     """An alias from 8 random bytes. It stays below 2^63, for tools whose integers end there."""
     return ShortChannelId(ALIAS_BASE | int.from_bytes(random, "big") >> 2)
-
-
-def commitment_feerate(estimate: FeeratePerKw, *, anchors: bool) -> FeeratePerKw:
-    """With anchors a commitment only has to enter the mempool; without, it must confirm as it is."""
-    if anchors:
-        return FeeratePerKw(max(FEERATE_FLOOR, min(estimate, 2500)))
-    return FeeratePerKw(max(FEERATE_FLOOR, estimate * 3 // 2))

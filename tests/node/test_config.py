@@ -109,7 +109,8 @@ def test_an_electrum_server_is_saved_and_read_back(tmp_path: Path) -> None:
     directory = tmp_path / "regtest"
     directory.mkdir()
     electrum = ElectrumConfig("ssl://127.0.0.1:50002", "ca", "/tmp/ca.pem", "127.0.0.1:9050")
-    config = Config("regtest", SignerConfig("ipc:///x", "k"), electrum=electrum)
+    others = (ElectrumConfig("ssl://127.0.0.1:50003"), ElectrumConfig("tcp://127.0.0.1:50001"))
+    config = Config("regtest", SignerConfig("ipc:///x", "k"), electrum=electrum, fee_sources=others)
     settings.save(directory, config)
     assert settings.load(directory) == config
     assert (electrum.address(), electrum.proxy()) == (("ssl", "127.0.0.1", 50002), ("127.0.0.1", 9050))
@@ -132,6 +133,14 @@ def test_an_electrum_server_is_saved_and_read_back(tmp_path: Path) -> None:
         ("[electrum]\nurl = 'ssl://192.0.2.7:50002'\ntrust = 'all'", "electrum.trust cannot be"),
         ("[electrum]\nurl = 'ssl://192.0.2.7:50002'\nsocks = '9050'", "electrum.socks"),
         ("[electrum]\nurl = 'ssl://192.0.2.7:50002'\nsock = '9050'", "no setting electrum.sock"),
+        (
+            "[bitcoind]\nurl = 'http://127.0.0.1:2'\n[[fee_sources]]\nurl = 'tcp://192.0.2.7:1'",
+            "can read and change",
+        ),
+        (
+            "[bitcoind]\nurl = 'http://127.0.0.1:2'\n[[fee_sources]]\nurls = 'ssl://a:1'",
+            "unknown field `urls`",
+        ),
     ],
 )
 def test_the_chain_has_one_source_that_can_be_used(directory: Path, table: str, sentence: str) -> None:

@@ -13,7 +13,7 @@ from node.channel.service import ChannelService
 from node.payments.service import PaymentService
 from node.routing.graph import Policy as PublicPolicy
 from node.routing.service import RoutingService
-from protocol.amounts import FeeratePerKw
+from protocol.amounts import FEERATE_FLOOR, FeeratePerKw
 from protocol.bitcoin.network import REGTEST
 from protocol.bolt9 import OUR_INIT
 from protocol.bus.local import LocalBus
@@ -49,6 +49,10 @@ class Chain(Service):
     @handles(chain.GetFeerate)
     def feerate(self, _request: chain.GetFeerate) -> FeeratePerKw:
         return RATE
+
+    @handles(chain.GetMempoolMinimum)
+    def mempool_minimum(self, _request: chain.GetMempoolMinimum) -> FeeratePerKw:
+        return FEERATE_FLOOR
 
     @handles(chain.WatchOutput)
     def watch(self, request: chain.WatchOutput) -> chain.OutputStatus:

@@ -12,7 +12,7 @@ from node.channel.service import ChannelService
 from node.channel.state import State
 from node.signer_link.client import Callback, SignerState
 from node.storage.database import open_database
-from protocol.amounts import BlockHeight, FeeratePerKw
+from protocol.amounts import FEERATE_FLOOR, BlockHeight, FeeratePerKw
 from protocol.bitcoin.network import REGTEST
 from protocol.bus.local import LocalBus
 from protocol.bus.messages import chain, peer
@@ -32,6 +32,10 @@ class Chain(Service):
     @handles(chain.GetFeerate)
     def feerate(self, _request: chain.GetFeerate) -> FeeratePerKw:
         return FeeratePerKw(1_000)
+
+    @handles(chain.GetMempoolMinimum)
+    def mempool_minimum(self, _request: chain.GetMempoolMinimum) -> FeeratePerKw:
+        return FEERATE_FLOOR
 
     @handles(chain.WatchOutput)
     def watch(self, _request: chain.WatchOutput) -> None:

@@ -176,6 +176,10 @@ class GetFeerate(Struct, frozen=True, tag="chain.get_feerate"):
     target_blocks: int = 6
 
 
+class GetMempoolMinimum(Struct, frozen=True, tag="chain.get_mempool_minimum"):
+    """Answered with a `FeeratePerKw`: below it the backend's mempool takes nothing now."""
+
+
 class GetTransaction(Struct, frozen=True, tag="chain.get_tx"):
     """Answered with `TransactionFound`, or None when it is not known.
 

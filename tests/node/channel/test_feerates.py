@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from node.channel import feerates
 from node.channel.events import FeerateMoved, FromPeer
 from node.channel.state import Offline, Online
-from protocol.amounts import FEERATE_FLOOR, FeeratePerKw
+from protocol.amounts import FEERATE_CEILING, FEERATE_FLOOR, FeeratePerKw
 from protocol.wire.bolt2_update import UpdateFee
 from tests.node.channel.pair import Pair, open_channel
 from tests.node.channel.test_dance import mirrored, offer
@@ -18,40 +18,19 @@ from tests.node.channel.test_dance import mirrored, offer
 RATES = st.integers(0, 2_000_000).map(FeeratePerKw)
 
 
-@given(st.lists(RATES, max_size=4), st.none() | RATES, RATES, st.booleans())
+@given(RATES, RATES, st.booleans())
 def test_what_we_propose_is_never_below_the_floor_nor_above_the_ceiling(
-    estimates: list[FeeratePerKw], last: FeeratePerKw | None, fallback: FeeratePerKw, anchors: bool
+    estimate: FeeratePerKw, minimum: FeeratePerKw, anchors: bool
 ) -> None:
     """checklist 22"""
-    rate = feerates.combine(estimates, last=last, fallback=fallback)
-    assert FEERATE_FLOOR <= rate <= feerates.CEILING
-    assert FEERATE_FLOOR <= feerates.wanted(rate, anchors=anchors) <= feerates.CEILING
-
-
-@pytest.mark.parametrize(
-    ("estimates", "last", "found"),
-    [
-        ([1000, 9000, 2000], 500, 2000),  # one source that is far off decides nothing
-        ([1000, 2000], 500, 2000),
-        ([1000], 500, 1000),
-        ([0], 500, 500),
-        ([], 500, 500),
-        ([], None, 700),
-    ],
-)
-def test_several_sources_are_combined(estimates: list[int], last: int | None, found: int) -> None:
-    rates = [FeeratePerKw(rate) for rate in estimates]
-    known = None if last is None else FeeratePerKw(last)
-    assert feerates.combine(rates, last=known, fallback=FeeratePerKw(700)) == found
+    rate = feerates.wanted(estimate, anchors=anchors, mempool_minimum=minimum)
+    assert FEERATE_FLOOR <= rate <= FEERATE_CEILING
 
 
 def test_the_minimum_of_the_mempool_is_a_floor() -> None:
-    """checklist 22"""
-    rate = feerates.combine(
-        [FeeratePerKw(300)], last=None, fallback=FEERATE_FLOOR, mempool_minimum=FeeratePerKw(900)
-    )
-    assert rate == 900
+    """checklist 22: also above what an anchor would have to pay for."""
     assert feerates.wanted(FeeratePerKw(300), anchors=True, mempool_minimum=FeeratePerKw(900)) == 900
+    assert feerates.wanted(FeeratePerKw(9000), anchors=True, mempool_minimum=FeeratePerKw(4000)) == 4000
 
 
 def test_with_anchors_we_aim_low_and_without_we_keep_a_margin() -> None:

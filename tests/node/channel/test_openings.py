@@ -16,7 +16,7 @@ from node.channel.openings import ALIAS_BASE, Openings, alias_of
 from node.channel.state import Committed
 from node.channel.terms import Policy
 from protocol import curve
-from protocol.amounts import FeeratePerKw, Msat, Sat, ShortChannelId
+from protocol.amounts import FEERATE_FLOOR, FeeratePerKw, Msat, Sat, ShortChannelId
 from protocol.bolt9 import OUR_INIT, ChannelType, FeatureSet
 from protocol.bus.local import LocalBus
 from protocol.bus.messages import channel as said
@@ -119,6 +119,9 @@ class Host:
 
     async def feerate(self, _target: int) -> FeeratePerKw:
         return FeeratePerKw(1000)
+
+    async def mempool_minimum(self) -> FeeratePerKw:
+        return FEERATE_FLOOR
 
     def run(self, coroutine: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)

@@ -14,7 +14,7 @@ from node.channel.service import MAX_EARLY, ChannelService
 from node.channel.state import CloseKind, Closing, Committed
 from node.storage.database import open_database
 from protocol import curve
-from protocol.amounts import BlockHeight, FeeratePerKw, Sat
+from protocol.amounts import FEERATE_FLOOR, BlockHeight, FeeratePerKw, Sat
 from protocol.bitcoin.network import REGTEST
 from protocol.bitcoin.transaction import OutPoint, Transaction, TxIn, TxOut
 from protocol.bus.local import LocalBus
@@ -56,6 +56,10 @@ class _Chain(Service):
     @handles(chain.GetFeerate)
     def feerate(self, _request: chain.GetFeerate) -> FeeratePerKw:
         return FeeratePerKw(500)
+
+    @handles(chain.GetMempoolMinimum)
+    def mempool_minimum(self, _request: chain.GetMempoolMinimum) -> FeeratePerKw:
+        return FEERATE_FLOOR
 
 
 class _Peers(Service):

@@ -12,7 +12,7 @@ from node.chain.service import ChainService
 from node.storage.database import Database, open_database
 from node.wallet.coins import Balance
 from node.wallet.service import WalletService
-from protocol.amounts import BlockHeight, FeeratePerKw, Sat
+from protocol.amounts import FEERATE_FLOOR, BlockHeight, FeeratePerKw, Sat
 from protocol.bitcoin.address import script_pubkey_of
 from protocol.bitcoin.network import REGTEST
 from protocol.bitcoin.transaction import OutPoint, Transaction
@@ -108,6 +108,9 @@ class DirectBackend:
 
     async def feerate(self, target_blocks: int) -> FeeratePerKw | None:
         return self.estimate
+
+    async def mempool_minimum(self) -> FeeratePerKw:
+        return FEERATE_FLOOR
 
     def subscribe(self, changed: Callable[[], None]) -> None:
         self._changed = changed
