@@ -23,6 +23,8 @@ from protocol.secret import Secret
 log = structlog.get_logger()
 HEARTBEAT_MS = 2_000
 SILENCE_MS = 6_000
+LOOK_AGAIN_SECONDS = (0.02, 0.2, 2.0)
+"""After a connection was lost. ZeroMQ tells of it before its socket knows: a look in between finds all alive."""
 MAX_MESSAGE = 64 << 20
 """Whoever sends more in one piece is cut off."""
 
@@ -235,8 +237,11 @@ class ZmqListener:
             raise
         self.endpoint: str = socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
         self._link = LoopSocket(socket, self._on_message)
+        self._looks: list[asyncio.TimerHandle] = []
 
     def close(self) -> None:
+        for look in self._looks:
+            look.cancel()
         for peer in self._peers.values():
             peer.gone()
         self._peers.clear()
@@ -259,6 +264,9 @@ class ZmqListener:
     def _on_event(self, event: int) -> None:
         if event == DISCONNECTED:
             self._look_for_the_lost()
+            loop = asyncio.get_running_loop()
+            self._looks = [look for look in self._looks if look.when() > loop.time()]
+            self._looks += [loop.call_later(s, self._look_for_the_lost) for s in LOOK_AGAIN_SECONDS]
         elif event & DENIED:
             log.warning(
                 "link_refused", endpoint=self.endpoint, what_to_do="Pair the key of that program first."

@@ -95,6 +95,25 @@ async def test_a_killed_peer_leaves_the_outcome_unknown_and_takes_its_services_a
         await bus.request("doubler", Double(1))
 
 
+async def test_a_loss_that_zeromq_tells_of_too_early_is_found_all_the_same(hub: Any, other: Any) -> None:
+    """The event comes from ZeroMQ's thread, and the socket may take what is sent for a moment longer."""
+    bus, listener = hub
+    pending = asyncio.ensure_future(bus.request("doubler", Hang(), deadline=60.0))
+    await asyncio.sleep(0)
+    assert await bus.request("doubler", Double(1)) == Double(2)
+    send, looks = listener._link.send, []
+
+    def late(frames: list[bytes]) -> bool:
+        looks.append(frames)
+        return True if len(looks) < 3 else send(frames)
+
+    listener._link.send = late
+    other.kill()
+    with pytest.raises(OutcomeUnknown, match="lost"):
+        await asyncio.wait_for(pending, 20)
+    assert len(looks) == 3
+
+
 async def test_a_late_answer_over_the_link_is_unknown_too(hub: Any, other: Any) -> None:
     with pytest.raises(OutcomeUnknown):
         await hub[0].request("doubler", Hang(), deadline=0.05)
