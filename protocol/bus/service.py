@@ -86,7 +86,12 @@ class Service:
         """A task that ends with the service; what it raises is logged as a bug."""
         task = asyncio.get_running_loop().create_task(self._guarded(coroutine))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            coroutine.close()  # of a task that was cancelled before its first step; else it has ended
+
+        task.add_done_callback(ended)
         return task
 
     def handlers(self) -> dict[type, tuple[Callable[[Any], Any], bool]]:

@@ -1,6 +1,7 @@
 """The bus inside one process."""
 
 import asyncio
+import gc
 from typing import Any, ClassVar
 
 import msgspec
@@ -240,3 +241,15 @@ async def test_a_message_costs_few_microseconds(adder: Adder) -> None:
     await turn()
     assert len(adder.heard) == 20_000
     assert (loop.time() - begin) / 20_000 < 10e-6
+
+
+async def test_a_task_that_never_began_ends_quietly_with_its_service(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    adder = Adder(LocalBus())
+    await adder.start()
+    adder.run(adder.gate.wait())
+    await adder.stop()
+    await asyncio.sleep(0)
+    gc.collect()
+    assert not recwarn.list
