@@ -45,6 +45,7 @@ from protocol.bus.messages.chain import (
     OutputStatus,
     ScanFrom,
     Scanned,
+    ScanProgress,
     SpendsWatched,
     Tip,
     TipChanged,
@@ -352,7 +353,7 @@ class ChainService(Questions):
                 return
         await self._search(since or max(0, self._tip - KEPT_BLOCKS + 1))
 
-    async def _search(self, first: int) -> int:
+    async def _search(self, first: int, *, tell: bool = False) -> int:
         """Every block from `first` to the tip, also one that comes meanwhile; the height of the last one."""
         at = first
         while True:
@@ -362,6 +363,8 @@ class ChainService(Questions):
                     return self._tip
                 await self._look_at(at, last)
                 at = last + 1
+            if tell:
+                self.bus.publish(ScanProgress(BlockHeight(last), BlockHeight(self._tip)))
 
     async def _look_at(self, first: int, last: int) -> None:
         """With the lock held."""
@@ -391,7 +394,7 @@ class ChainService(Questions):
     async def scan_from(self, request: ScanFrom) -> Scanned:
         await self._tip_known.wait()
         try:
-            last = BlockHeight(await self._search(request.height))
+            last = BlockHeight(await self._search(request.height, tell=True))
         except (BackendAway, BackendUnusable) as error:
             raise no_backend(error) from error
         for event in self._watches.standing(last, however_deep=True):

@@ -148,6 +148,8 @@ def _listfunds(result: dict[str, Any]) -> list[RenderableType]:
     ours = sum(channel["our_amount_msat"] for channel in result["channels"])
     summary = f"{sats(free)} sat on chain and free, {sats(ours)} sat in {len(result['channels'])} channels"
     parts: list[RenderableType] = [Text(summary, style="bold")]
+    if "warning_rescan" in result:
+        parts.append(Text(result["warning_rescan"], style="bold yellow"))
     if result["outputs"]:
         parts.append(coins)
     if result["channels"]:

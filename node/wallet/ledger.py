@@ -32,6 +32,11 @@ class Ledger:
         for coin in self.coins.values():
             account.mark_used(coin.branch, coin.index)
 
+    @property
+    def is_reading(self) -> bool:
+        """The first scan lasts: of the coins that it has found, blocks further on may spend some."""
+        return self.scanned < 0
+
     def spendable(self, *, tip: int, minconf: int) -> list[Coin]:
         """For ordinary payments, so without the fee reserve. An unconfirmed coin counts only if we made it ourselves:
         anybody else could still take it back."""

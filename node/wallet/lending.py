@@ -36,6 +36,8 @@ class Lending(Service):
         self._writer = writer
         self._account = Account(xpub, origin, network)
         self._ledger = Ledger(self._account, records.load(writer))
+        self._progress = (0, 0)
+        """Of the scan: the height that it has reached, and the newest one."""
         self._noted: set[OutPoint] = set()
         """Coins of the reserve that the signer knows: with others it pays no fee."""
 
@@ -56,8 +58,18 @@ class Lending(Service):
             raise RuntimeError("the change of lent coins is not ours")
         return wallet.CoinsLent(tuple(self._info(coin) for coin in coins), place)
 
+    def _check_read(self) -> None:
+        """Raises CommandRefused while what was found may have been spent long ago."""
+        if self._ledger.is_reading:
+            at, last = self._progress
+            raise CommandRefused(
+                f"the wallet reads old blocks: {at} of {last}; until then it does not know which coins are left",
+                what_to_do="Wait until that is done: `lnp listfunds` shows how far it is.",
+            )
+
     def _lend(self, request: wallet.LendCoins, tip: BlockHeight) -> None:
         """The plan's transaction is never sent: it only holds the coins, and the place of the change."""
+        self._check_read()
         own = [coin for coin in self._ledger.reserve(tip=tip) if coin.outpoint in self._noted]
         chosen = _pick(own, request.value)
         least = request.value // 2
@@ -163,7 +175,7 @@ class Lending(Service):
             value=coin.value,
             script=coin.script,
             address=self._address(coin.script),
-            height=coin.height,
+            height=None if self._ledger.is_reading else coin.height,
             reserved=coin.reserved_for is not None,
             spent=coin.spent_by is not None,
             branch=coin.branch,

@@ -107,7 +107,8 @@ class WalletService(Lending):
                 self._info(coin)
                 for coin in self._ledger.coins.values()
                 if request.spent or coin.spent_by is None
-            )
+            ),
+            self._progress if self._ledger.is_reading else None,
         )
 
     # Plans.
@@ -134,6 +135,7 @@ class WalletService(Lending):
 
     def _make_plan(self, request: wallet.PlanSpend, feerate: FeeratePerKw, tip: BlockHeight) -> None:
         """No await in here: between choosing coins and reserving them nobody else may choose."""
+        self._check_read()
         branch = RESERVE if request.from_reserve else CHANGE
         change_index = self._account.next_free(branch, self._ledger.taken(branch))
         change_script = self._account.script(branch, change_index)
@@ -306,6 +308,10 @@ class WalletService(Lending):
             except (CommandRefused, OutcomeUnknown) as error:
                 log.warning("wallet_waits", request=type(request).__name__, reason=str(error))
                 await self._chain_moved.wait()
+
+    @hears(chain.ScanProgress)
+    def scan_progress(self, event: chain.ScanProgress) -> None:
+        self._progress = (event.height, event.last)
 
     @hears(_ScanDone)
     def scan_done(self, message: _ScanDone) -> None:

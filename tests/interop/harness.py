@@ -254,8 +254,12 @@ class World:
         return ours is None or ours["state"] == "CLOSED"
 
     def money_sat(self) -> int:
-        """Our confirmed coins."""
+        """Our confirmed coins, once the wallet knows which are left."""
+        self.until("the wallet to have read the chain", self._has_read)
         return self._coins()
+
+    def _has_read(self) -> bool:
+        return "warning_rescan" not in self.ours.call("listfunds")
 
     def _is_closed(self, funding: str) -> bool:
         ours, theirs = self.our_channel(funding), self.their_channel(funding)

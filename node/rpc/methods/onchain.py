@@ -51,10 +51,16 @@ async def newaddr(context: Context, arguments: Arguments) -> Result:
 
 async def listfunds(context: Context, arguments: Arguments) -> Result:
     coins: Coins = await context.bus.request("wallet", ListCoins(arguments["spent"]))
-    return {
+    result: Result = {
         "outputs": [_output(coin) for coin in coins.coins],
         "channels": [_channel(channel) for channel in await ask.channels(context)],
     }
+    if coins.reading is not None:
+        at, last = coins.reading
+        result["warning_rescan"] = (
+            f"the wallet reads old blocks: {at} of {last}. Coins may be missing, and some may be spent already"
+        )
+    return result
 
 
 async def withdraw(context: Context, arguments: Arguments) -> Result:

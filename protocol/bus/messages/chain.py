@@ -143,6 +143,13 @@ class Scanned(Struct, frozen=True, tag="chain.scanned"):
     last: BlockHeight
 
 
+class ScanProgress(Struct, frozen=True, tag="chain.scan_progress"):
+    """Event, for whoever waits for a long scan: all blocks up to `height` were read, `last` is the newest now."""
+
+    height: BlockHeight
+    last: BlockHeight
+
+
 class Broadcast(Struct, frozen=True, tag="chain.broadcast"):
     """Saves a transaction and sends it, again after each block until it confirms.
 

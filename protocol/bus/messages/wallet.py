@@ -33,7 +33,11 @@ class CoinInfo(Struct, frozen=True):
 
 
 class Coins(Struct, frozen=True, tag="wallet.coins"):
+    """`reading`: while the first scan of the chain lasts, the height that it has reached, and the newest one. Until
+    then no coin counts as confirmed: a block further on may spend it."""
+
     coins: tuple[CoinInfo, ...]
+    reading: tuple[int, int] | None = None
 
 
 class WalletChanged(Struct, frozen=True, tag="wallet.changed"):

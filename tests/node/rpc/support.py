@@ -136,6 +136,7 @@ class PeerService(_Recorder):
 
 class WalletService(_Recorder):
     name: ClassVar[str] = "wallet"
+    reading: tuple[int, int] | None = None
 
     @handles(NewAddress)
     def new_address(self, request: NewAddress) -> AddressMade:
@@ -146,10 +147,11 @@ class WalletService(_Recorder):
     def coins(self, request: ListCoins) -> Coins:
         self.note(request)
         return Coins(
-            (
+            reading=self.reading,
+            coins=(
                 CoinInfo(TXID, 0, Sat(50_000), b"\x00\x14" + bytes(20), ADDRESS, 101, False, False),
                 CoinInfo(TXID, 1, Sat(70_000), b"\x00\x14" + bytes(20), ADDRESS, None, True, False),
-            )
+            ),
         )
 
     @handles(PlanSpend)

@@ -90,6 +90,11 @@ async def test_listfunds_has_outputs_first(gateway: Gateway):
     assert (channel["short_channel_id"], channel["funding_txid"]) == ("103x1x1", TXID_HEX)
 
 
+async def test_listfunds_says_how_far_the_first_scan_is(gateway: Gateway):
+    gateway.wallet.reading = (1373, 2008)
+    assert "1373 of 2008" in (await gateway.call("listfunds"))["warning_rescan"]
+
+
 async def test_withdraw_plans_signs_and_sends(gateway: Gateway):
     sent = await gateway.call("withdraw", [ADDRESS, "20000sat", "500perkb", 3])
     assert sent == {"tx": "020001", "txid": TXID_HEX}

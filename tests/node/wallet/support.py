@@ -140,7 +140,9 @@ class World:
         self.chain = chain
         self.signer = InProcessSigner(service)
 
-    async def start(self, *, birth_height: int | None = None, database: str = "node.db") -> None:
+    async def start(
+        self, *, birth_height: int | None = None, database: str = "node.db", wait: bool = True
+    ) -> None:
         path = self.path / database
         self.database: Database = open_database(path, create=True)
         self.backend = DirectBackend(self.chain)
@@ -158,6 +160,10 @@ class World:
         )
         await self.chain_service.start()
         await self.wallet.start()
+        if wait:
+            await self.caught_up()
+
+    async def caught_up(self) -> None:
         async with asyncio.timeout(20):
             await self.wallet.caught_up.wait()
 

@@ -1,7 +1,7 @@
 """The wallet on a real chain with the real signer: paid, planned, signed, mined, reorganised, restarted."""
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -350,6 +350,43 @@ async def test_wallet_restored_from_its_seed_finds_all_coins_from_the_birth_heig
     await world.start(birth_height=0, database="restored.db")
     assert {(coin.txid, coin.vout, coin.height) for coin in await world.coins()} == before
     assert (await world.ask(wallet.NewAddress())).index == 45
+
+
+async def test_until_old_blocks_are_read_no_coin_is_confirmed_and_none_is_spent(
+    world: "World", monkeypatch: pytest.MonkeyPatch
+):
+    """A coin that is found may have been spent further on: the network would refuse what spends it again."""
+    await world.fund(50_000)
+    await world.plan("one", 30_000)
+    await world.ask(wallet.SignAndSend("one"))
+    await world.mine(40)
+    (left,) = await world.coins()
+    await world.stop()
+    backend: Any = type(world.backend)
+    go_on, look, last = asyncio.Event(), backend.look, world.chain.height
+
+    async def slowly(self: Any, height: int, *arguments: Any) -> Any:
+        if height > last - 40:
+            await go_on.wait()
+        return await look(self, height, *arguments)
+
+    monkeypatch.setattr(backend, "look", slowly)
+    await world.start(birth_height=0, database="restored.db", wait=False)
+    async with asyncio.timeout(20):
+        while not await world.coins():  # noqa: ASYNC110 - the scan runs by itself
+            await asyncio.sleep(0)
+    listed: wallet.Coins = await world.ask(wallet.ListCoins())
+    assert [(coin.value, coin.height) for coin in listed.coins] == [(50_000, None)]
+    assert listed.reading is not None and 0 < listed.reading[0] < listed.reading[1] == last
+    refused = await refusal(world, wallet.PlanSpend("two", FOREIGN, Sat(1_000), FeeratePerKw(1000)))
+    assert f"of {last}" in refused.sentence
+    with pytest.raises(CommandRefused, match="reads old blocks"):
+        await world.ask(wallet.LendCoins("close", Sat(1_000)))
+    go_on.set()
+    await world.caught_up()
+    listed = await world.ask(wallet.ListCoins())
+    assert listed == wallet.Coins((left,))
+    await world.plan("two", 1_000)
 
 
 async def test_coin_that_its_block_does_not_hold_any_more_is_unconfirmed_after_a_restart(world: "World"):
