@@ -62,6 +62,11 @@ def fading(when: float, now: float, half_life: float = HALF_LIFE) -> float:
     return 1.0 if age <= 0 else 2.0 ** (-age / half_life)
 
 
+def is_taught(note: Note) -> bool:
+    """Whether attempts taught us something of it: what is only in flight there makes no channel worth leaving out."""
+    return note[0] > 0 or note[1] < NO_BOUND
+
+
 def chance(note: Note | None, amount: int, room: int, now: float) -> float:
     """The chance that a direction carries this amount more; `room` is its capacity and one."""
     if note is None:

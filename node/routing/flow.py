@@ -2,12 +2,10 @@
 
 Every usable direction becomes a few arcs, each dearer than the one before, since the risk of a channel grows faster
 than the amount in it. The solver knows no base fees, no htlc_minimum_msat and no amounts that grow along the way:
-its flow is taken apart into paths, and each path is priced exactly. A path that does not hold takes the direction
-at fault out, and the flow is solved again.
+its flow is taken apart into ways, and `shares` makes parts of them that hold.
 """
 
 from math import log
-from typing import NamedTuple
 
 import numpy as np
 from ortools.graph.python import min_cost_flow
@@ -15,30 +13,24 @@ from ortools.graph.python import min_cost_flow
 from node.routing.columns import Column, Columns, ColumnStore, usable
 from node.routing.core import Edge
 from node.routing.cost import MIN_CHANCE, CostParameters, chance, fading
-from node.routing.parts import plan_cost
-from node.routing.query import Budget, Query, Step, Unfit
+from node.routing.query import Budget, Query, Step
+from node.routing.shares import Way, settle
 from protocol.bus.messages.routing import FirstHop, Route
 
-UNITS = 64
+UNITS = 512
 """The amount is shared out in so many units."""
 PIECES = 4
 """Arcs for a direction, at most."""
 STRAIGHT = 0.2
 """Up to this share of a channel one arc is enough."""
-ROUNDS = 6
+ROUNDS = 4
 EXPECTED_PARTS = 3
 """What a part costs whatever it carries, base fees and hops, is spread as if there were so many."""
-_SCALE = 8
-"""Costs are whole numbers: eighths of a msat a unit."""
+_SCALE = 64
+"""Costs are whole numbers: so many parts of a msat, for a unit."""
 _DEAREST = 1 << 40
 _FEE_MARGIN = 0.99
 """Of what our channel can send, this much may be planned for: fees come on top."""
-
-
-class _Path(NamedTuple):
-    first: FirstHop
-    steps: list[Step]
-    units: int
 
 
 class FlowEngine:
@@ -51,74 +43,19 @@ class FlowEngine:
         if query.target == query.own or not query.first:
             return ()
         columns = self._store.read(query)
-        left_out: set[int] = set()
         fee_factor, pieces = 1.0, PIECES
         for _ in range(ROUNDS):
             budget.spend(query.size)
-            paths = _Network(query, costs, columns, left_out, fee_factor, pieces).solve()
-            if not paths:
+            ways = _Network(query, costs, columns, fee_factor, pieces).solve()
+            if not ways:
                 return ()
-            if len(paths) > max_parts:
-                if pieces == 1:
-                    return ()
-                pieces = 1  # straight costs put more on the best paths
-                continue
-            routes = _price(query, paths)
-            if not isinstance(routes, Unfit):
-                routes = _fewer(query, costs, paths, routes)
-            if isinstance(routes, Unfit):
-                if routes.key is None or routes.key in left_out:
-                    return ()
-                left_out.add(routes.key)
-            elif sum(route.fee_msat for route in routes) > query.max_fee:
-                fee_factor *= 4
-            else:
+            routes = settle(query, costs, ways, max_parts)
+            if routes:
                 return routes
+            # Too many parts, or too dear: straight costs put more on the best ways, and then fees count for more.
+            fee_factor *= 1 if pieces > 1 else 4
+            pieces = 1
         return ()
-
-
-def _price(query: Query, paths: list[_Path]) -> tuple[Route, ...] | Unfit:
-    """The paths with exact amounts, each beside the others' liquidity."""
-    unit = _unit(query)
-    left = query.amount
-    routes: list[Route] = []
-    for number, path in enumerate(paths):
-        # What rounding up to whole units added comes off the last part.
-        amount = left if number == len(paths) - 1 else path.units * unit
-        if amount <= 0:
-            return Unfit("its parts are too small", path.steps[0][0][1] if path.steps else None)
-        part = query.after(routes, amount=amount, max_fee=query.max_fee)
-        first = _same(part, path.first)
-        if first is None:
-            return Unfit("our channel does not carry it")
-        route = part.price(first, path.steps, amount, limit=False)
-        if isinstance(route, Unfit):
-            return route
-        routes.append(route)
-        left -= amount
-    return tuple(routes)
-
-
-def _fewer(
-    query: Query, costs: CostParameters, paths: list[_Path], routes: tuple[Route, ...]
-) -> tuple[Route, ...]:
-    """Gives the narrowest path's share to the widest for as long as that is better: the solver sees no fixed costs."""
-    while len(paths) > 1:
-        by_size = sorted(paths, key=lambda path: path.units)
-        widest = by_size[-1]._replace(units=by_size[-1].units + by_size[0].units)
-        merged = [*by_size[1:-1], widest]
-        priced = _price(query, merged)
-        if isinstance(priced, Unfit) or plan_cost(query, costs, priced) > plan_cost(query, costs, routes):
-            break
-        paths, routes = merged, priced
-    return routes
-
-
-def _same(query: Query, first: FirstHop) -> FirstHop | None:
-    hops = query.first.get(query.index(first.peer), ())
-    return next(
-        (hop for hop in hops if hop.short_channel_id == first.short_channel_id and hop.slots > 0), None
-    )
 
 
 def _unit(query: Query) -> int:
@@ -133,21 +70,19 @@ class _Network:
         query: Query,
         costs: CostParameters,
         columns: Columns,
-        left_out: set[int],
         fee_factor: float,
         pieces: int,
     ) -> None:
         self._query = query
         self._costs = costs
         self._columns = columns
-        self._left_out = left_out
         self._fee_factor = fee_factor
         self._pieces = pieces
         self._unit = _unit(query)
         self._source = query.size + len(query.strangers)
         self._need = -(-query.amount // self._unit)
 
-    def solve(self) -> list[_Path]:
+    def solve(self) -> list[tuple[Way, int]]:
         entries, starts, ends, capacities, unit_costs = self._graph_arcs()
         extra = self._hinted_arcs()
         firsts = self._first_arcs()
@@ -191,10 +126,6 @@ class _Network:
             most[entry] = min(most[entry], high - 1 - in_flight)
             low[entry] = max(0.0, at_least * kept - in_flight)
             if chance(note, unit, int(room), query.now) < MIN_CHANCE:
-                fits[entry] = False
-        for key in self._left_out:
-            entry = columns.entry(key)
-            if entry is not None:
                 fits[entry] = False
         entries = np.flatnonzero(fits)
         return self._pieces_of(entries, most[entries], low[entries])
@@ -243,7 +174,7 @@ class _Network:
         for head, edges in query.hinted.items():
             for edge in edges:
                 works = query.chance(edge, unit)
-                if edge[1] in self._left_out or edge[0] in query.closed or works < MIN_CHANCE:
+                if edge[0] in query.closed or works < MIN_CHANCE:
                     continue
                 price = (edge[2] * unit / query.amount + edge[3] * unit / 1e6) * self._fee_factor
                 price += edge[4] * costs.per_block(unit) - costs.weight(query.amount) * log(works)
@@ -270,7 +201,7 @@ class _Network:
         entries: Column,
         extra: list[tuple[tuple[Edge, int], int, int, int, int]],
         firsts: list[tuple[FirstHop, int, int, int, int]],
-    ) -> list[_Path]:
+    ) -> list[tuple[Way, int]]:
         """Takes the flow apart, the widest way on first, so that there are few paths."""
         query, columns = self._query, self._columns
         ways: dict[int, dict[object, list[int]]] = {}
@@ -297,15 +228,15 @@ class _Network:
                 steps[label] = hop
             way = ways.setdefault(tail, {}).setdefault(label, [head, 0])
             way[1] += units
-        paths = []
+        found = []
         target = self._row(query.target)
         while ways.get(self._source):
-            paths.append(self._widest(ways, steps, target))
-        return paths
+            found.append(self._widest(ways, steps, target))
+        return found
 
     def _widest(
         self, ways: dict[int, dict[object, list[int]]], steps: dict[object, Step | FirstHop], target: int
-    ) -> _Path:
+    ) -> tuple[Way, int]:
         at, taken, units = self._source, [], self._need
         while at != target:
             label, (head, here) = max(ways[at].items(), key=lambda way: way[1][1])
@@ -326,4 +257,4 @@ class _Network:
                 path.append(step)
         if first is None:
             raise RuntimeError("a flow that does not start with us")
-        return _Path(first, path, units)
+        return Way(first, tuple(path)), units * self._unit

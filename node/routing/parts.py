@@ -1,15 +1,23 @@
-"""Multi-part plans from a single-path search: path by path, with the liquidity of the earlier ones taken.
+"""One part or several: plans of more than one way to find them, and the best that can be made of them.
 
-A part that finds no path is made smaller until it does, or until the parts that are left could not carry the rest.
-Simple, needs no other package, and close to the optimum as long as few parts share channels.
+A min-cost flow (`residual`, or `flow` where its package is installed) knows best which channels to fill, and spreads
+what a part costs whatever it carries. Going path by path, with the liquidity of the earlier ones taken, weighs that
+exactly and fills a dear path as readily as a cheap one: a part that finds no path is made smaller until it does, or
+until the parts that are left could not carry the rest. `shares.improve` has the ways of both to choose from.
 """
 
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Protocol
 
 from node.routing.cost import CostParameters
-from node.routing.query import Budget, Query, Unfit, WorkExhausted, path_cost
+from node.routing.query import Budget, Query, Unfit, WorkExhausted
+from node.routing.residual import ResidualEngine
+from node.routing.shares import improve
 from protocol.bus.messages.routing import Route
 
+SMALL = 5
+"""A part below one of so many shares of the amount is looked at once more by itself."""
 LIKELY = 0.5
 """A single path with at least this chance is taken without a look at more parts."""
 TRIMS = (0.97, 0.7)
@@ -35,26 +43,46 @@ class _Large(Protocol):
 
 
 class SplittingEngine:
-    """One part if that is likely to arrive, else several; `large` plans those if it is there."""
+    """One part if that is likely to arrive, else several; `large` plans those as a flow."""
 
     def __init__(self, finder: _Finder, large: _Large | None = None) -> None:
         self.finder = finder
-        self.large = large
+        self.larges = (ResidualEngine(),) if large is None else (large, ResidualEngine())
         self.name = finder.name
 
     def find(self, query: Query, costs: CostParameters, budget: Budget, max_parts: int) -> tuple[Route, ...]:
-        single = self._single(query, costs, budget)
+        largest = max((hop.spendable_msat for hops in query.first.values() for hop in hops), default=0)
+        single = self._single(query, costs, budget) if largest >= query.amount else None
         if single is not None and (max_parts == 1 or costs.fees_only or single.probability >= LIKELY):
             return (single,)
-        if max_parts == 1:
-            return ()
+        if max_parts == 1 or largest <= 0:
+            return () if single is None else (single,)
         plans: list[tuple[Route, ...]] = [] if single is None else [(single,)]
         try:
-            plans += [plan for plan in self._several(query, costs, budget, max_parts) if plan]
+            for plan in self._several(query, costs, budget, max_parts, largest):
+                if plan:
+                    plans.append(plan)
         except WorkExhausted:
             if not plans:
                 raise
-        return min(plans, key=lambda plan: plan_cost(query, costs, plan), default=())
+        plan = improve(query, costs, plans, max_parts)
+        with suppress(WorkExhausted):
+            plans = [plan, *self._small_ones_again(query, costs, budget, plan)]
+        return improve(query, costs, plans, max_parts) if len(plans) > 1 else plan
+
+    def _small_ones_again(
+        self, query: Query, costs: CostParameters, budget: Budget, plan: tuple[Route, ...]
+    ) -> Iterator[tuple[Route, ...]]:
+        """The plan with another way for a part whose base fees weigh more than the flow took them to weigh."""
+        for number, route in enumerate(plan):
+            if route.amount_msat > query.amount // SMALL:
+                continue
+            others = (*plan[:number], *plan[number + 1 :])
+            left = query.max_fee - sum(other.fee_msat for other in others)
+            rest = query.after(others, amount=route.amount_msat, max_fee=left)
+            found = self.finder.find(rest, costs, budget)
+            if isinstance(found, Route) and found.fee_msat < route.fee_msat:
+                yield (*others, found)
 
     def _single(self, query: Query, costs: CostParameters, budget: Budget) -> Route | None:
         found = self.finder.find(query, costs, budget)
@@ -69,17 +97,18 @@ class SplittingEngine:
         return _delays_first(self.finder, query, budget)
 
     def _several(
-        self, query: Query, costs: CostParameters, budget: Budget, max_parts: int
-    ) -> list[tuple[Route, ...]]:
-        plans = [] if self.large is None else [self.large.find(query, costs, budget, max_parts)]
-        largest = max((hop.spendable_msat for hops in query.first.values() for hop in hops), default=0)
-        if largest <= 0:
-            return plans
+        self, query: Query, costs: CostParameters, budget: Budget, max_parts: int, largest: int
+    ) -> Iterator[tuple[Route, ...]]:
+        for large in self.larges:
+            plan = large.find(query, costs, budget, max_parts)
+            if plan:
+                break
+        yield plan
         size = min(largest, -(-query.amount // 2))
         plan = self._split(query, costs, budget, max_parts, size)
         if not plan and largest > size:
             plan = self._split(query, costs, budget, max_parts, min(largest, query.amount - 1))
-        return [*plans, plan]
+        yield plan
 
     def _split(
         self, query: Query, costs: CostParameters, budget: Budget, max_parts: int, size: int
@@ -111,10 +140,3 @@ def _delays_first(finder: _Finder, query: Query, budget: Budget) -> Route | None
     """The path that locks the money for the shortest time: the last resort when others take too long."""
     found = finder.find(query, CostParameters(0, 0, 1_000_000_000, 0.0), budget)
     return found if isinstance(found, Route) else None
-
-
-def plan_cost(query: Query, costs: CostParameters, plan: tuple[Route, ...]) -> float:
-    """All parts must arrive, so their chances multiply and the failure of any costs the whole attempt."""
-    if costs.fees_only:
-        return float(sum(route.fee_msat for route in plan))
-    return sum(path_cost(query, costs, route) for route in plan)

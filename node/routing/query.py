@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from node.routing.core import Edge
-from node.routing.cost import MIN_CHANCE, CostParameters, Note, chance
+from node.routing.cost import MIN_CHANCE, CostParameters, Note, chance, is_taught
 from node.routing.graph import Graph
 from protocol.amounts import Msat, ShortChannelId
 from protocol.bolt11.invoice import HopHint
@@ -225,7 +225,7 @@ class Query:
             if not least <= carried <= most:
                 return Unfit(f"a channel takes from {least} to {most} msat", key)
             here = self.chance(edge, carried)
-            if here < MIN_CHANCE and (here <= 0 or key in self.notes):
+            if here < MIN_CHANCE and (here <= 0 or (key in self.notes and is_taught(self.notes[key]))):
                 return Unfit("a channel is known not to carry it", key)
             works *= here
             scid = ShortChannelId(key >> 1)
@@ -283,3 +283,8 @@ def path_cost(query: Query, costs: CostParameters, route: Route) -> float:
     total = float(route.fee_msat) + costs.per_hop(query.amount) * (len(route.hops) - 1)
     total += costs.per_block(query.amount) * (route.hops[0].delay - query.final_delay)
     return total - weight * log(max(route.probability, 1e-300))
+
+
+def plan_cost(query: Query, costs: CostParameters, plan: Iterable[Route]) -> float:
+    """All parts must arrive, so their chances multiply and the failure of any costs the whole attempt."""
+    return sum(path_cost(query, costs, route) for route in plan)

@@ -49,8 +49,14 @@ def rows(count: int = 60) -> list[Row]:
     split = SplittingEngine(heap)
     found.append(
         _median(
-            "plan of 3 parts or more, no extras", "", large, lambda q: split.find(q, FULL, Budget(WORK), 16)
+            "plan of 3 parts or more, no extras",
+            "300",
+            large,
+            lambda q: split.find(q, FULL, Budget(WORK), 16),
         )
+    )
+    found.append(
+        _median("the same for fees alone", "300", large, lambda q: split.find(q, FEES_ONLY, Budget(WORK), 16))
     )
     if has("numpy", "scipy", "ortools"):
         found += _with_extras(graph, heap, single, large)
@@ -65,6 +71,7 @@ def _with_extras(graph: Graph, heap: HeapEngine, single: list[Query], large: lis
 
     store = ColumnStore()
     vector, flow = VectorEngine(heap, store), FlowEngine(store)
+    split = SplittingEngine(vector, large=flow)
 
     def after_gossip(query: Query) -> Any:
         graph.structure += 1  # as with a channel that came or went since the last search
@@ -83,7 +90,13 @@ def _with_extras(graph: Graph, heap: HeapEngine, single: list[Query], large: lis
         ),
         _median("path, full cost, numpy and scipy, a channel new", "", single, after_gossip),
         _median(
-            "plan of 3 parts or more, ortools", "200", large, lambda q: flow.find(q, FULL, Budget(WORK), 16)
+            "flow of 3 parts or more, ortools alone",
+            "",
+            large,
+            lambda q: flow.find(q, FULL, Budget(WORK), 16),
+        ),
+        _median(
+            "plan of 3 parts or more, ortools", "200", large, lambda q: split.find(q, FULL, Budget(WORK), 16)
         ),
     ]
 

@@ -10,7 +10,7 @@ from math import log
 
 from msgspec import Struct
 
-from node.routing.cost import MIN_CHANCE, CostParameters, Note, chance
+from node.routing.cost import MIN_CHANCE, NO_BOUND, CostParameters, Note, chance
 from node.routing.graph import Graph
 from protocol.bus.messages.routing import FindRoutes, Route
 
@@ -130,15 +130,15 @@ def cost_of(knowledge: Knowledge, request: FindRoutes, costs: CostParameters, ro
     return total
 
 
-_Over = tuple[tuple[int, float, float, int], ...]
-"""(key, rise, base, the most that may stand there) of each way."""
+Over = tuple[tuple[int, float, float, int, int], ...]
+"""(key, rise, base, the most that may stand there in all, in one part) of each way."""
 
 
-class _Path(Struct, frozen=True):
+class Path(Struct, frozen=True):
     """Carried over each way: rise * (what arrives) + base, per way; the last is what leaves us."""
 
     first: int
-    over: _Over
+    over: Over
     rise: float
     base: float
 
@@ -146,14 +146,19 @@ class _Path(Struct, frozen=True):
 def least_fee_in_parts(knowledge: Knowledge, request: FindRoutes) -> float | None:
     """The least sum of fees of up to `max_parts` parts, as an integer program over all paths. Fractions of a msat are
     not rounded, so it may be a few msat too low and is never too high. None: it cannot be sent."""
+    spendable = {-hop.short_channel_id: hop.spendable_msat for hop in request.first_hops}
+    return least_fee(list(_paths(knowledge, request)), spendable, request.amount_msat, request.max_parts)
+
+
+def least_fee(paths: list[Path], spendable: dict[int, int], whole: int, max_parts: int) -> float | None:
+    """`spendable`: by -short_channel_id, what our channels can send."""
     import numpy as np
     from scipy.optimize import Bounds, LinearConstraint, milp
 
-    paths = list(_paths(knowledge, request))
     if not paths:
         return None
-    count, amount = len(paths), float(request.amount_msat)
-    # Variables: what arrives by each path in shares of the amount, then whether it is used.
+    count, amount = len(paths), float(whole)
+    # Variables: what arrives by each path in shares of the amount, then in how many parts.
     cost = np.array([(path.rise - 1) * amount for path in paths] + [path.base for path in paths])
     rows, low, high = [], [], []
 
@@ -166,45 +171,65 @@ def least_fee_in_parts(knowledge: Knowledge, request: FindRoutes) -> float | Non
         high.append(most)
 
     limit(dict.fromkeys(range(count), 1.0), 1.0, 1.0)
-    limit({count + at: 1.0 for at in range(count)}, 0.0, float(request.max_parts))
+    limit({count + at: 1.0 for at in range(count)}, 0.0, float(max_parts))
     shared: dict[int, tuple[dict[int, float], int]] = {}
     for at, path in enumerate(paths):
         limit({at: 1.0, count + at: -1.0}, -np.inf, 0.0)
-        for key, rise, base, most in (*path.over, (path.first, path.rise, path.base, 0)):
+        for key, rise, base, most, part in (*path.over, (path.first, path.rise, path.base, 0, 0)):
             row, _ = shared.setdefault(key, ({}, most))
             row[at], row[count + at] = rise, base / amount
-    spendable = {-hop.short_channel_id: hop.spendable_msat for hop in request.first_hops}
+            if part < most:
+                limit({at: rise, count + at: (base - part) / amount}, -np.inf, 0.0)
     for key, (row, most) in shared.items():
         limit(row, -np.inf, spendable.get(key, most) / amount)
     solved = milp(
         cost,
         constraints=LinearConstraint(np.array(rows), np.array(low), np.array(high)),
-        bounds=Bounds(0, 1),
+        bounds=Bounds(0, np.array([1.0] * count + [float(max_parts)] * count)),
         integrality=np.array([0] * count + [1] * count),
         options={"mip_rel_gap": 1e-6},
     )
     return float(solved.fun) if solved.success else None
 
 
-def _paths(knowledge: Knowledge, request: FindRoutes) -> Iterator[_Path]:
+def _most(knowledge: Knowledge, way: Way) -> int:
+    """The most that a way takes in all parts together, by the model of chance and beside what is in flight.
+
+    A chance that is small only for that does not forbid it: one part alone may fill a channel, so several may.
+    """
+    note = knowledge.notes.get(way.key)
+    if note is None:
+        return way.room - 1
+    if note[:2] == (0, NO_BOUND):
+        return way.room - 1 - note[3]
+    low, high = 0, way.room - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        if chance(note, middle, way.room, knowledge.now) >= MIN_CHANCE:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _paths(knowledge: Knowledge, request: FindRoutes) -> Iterator[Path]:
     """Every path without loops. A way's limit is the most that may stand in it by all that is known."""
     into = ways(knowledge, request)
-    stack: list[tuple[bytes, frozenset[bytes], float, float, int, _Over]] = [
+    stack: list[tuple[bytes, frozenset[bytes], float, float, int, Over]] = [
         (request.destination, frozenset((request.destination,)), 1.0, 0.0, request.final_delay, ())
     ]
     while stack:
         node, seen, rise, base, delay, over = stack.pop()
         for hop in request.first_hops:
             if hop.peer == node and hop.spendable_msat > 0:
-                yield _Path(-hop.short_channel_id, over, rise, base)
+                yield Path(-hop.short_channel_id, over, rise, base)
         for way in into.get(node, ()):
             if way.tail in seen or delay + way.delta > request.max_delay:
                 continue
-            note = knowledge.notes.get(way.key)
-            most = way.most if note is None else min(way.most, note[1] - 1 - note[3])
+            most = _most(knowledge, way)
             if most <= 0:
                 continue
-            here = (way.key, rise, base, most)
+            here = (way.key, rise, base, most, min(most, way.most))
             factor = 1 + way.ppm / 1e6
             stack.append(
                 (

@@ -147,7 +147,8 @@ async def test_parts_over_two_channels_arrive_as_one_payment(tmp_path: Path):
     paid = await net["a"].ask(Pay(invoice.bolt11))
     assert (paid.status, paid.parts) == ("complete", 2)
     fee = 2 * 1000 + amount * 10 // 1_000_000
-    assert await moved(net, before) == [-amount - fee, fee, amount]
+    # Each part's fee is rounded down, so two uneven ones may cost a msat less.
+    assert await moved(net, before) in ([-amount - one, one, amount] for one in (fee, fee - 1))
     (row,) = (await net["c"].ask(ListInvoices())).invoices
     assert (row.status, row.received_msat) == ("paid", amount)
     await net.stop()

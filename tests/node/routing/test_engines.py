@@ -10,8 +10,8 @@ from node.routing import engines
 from node.routing.cost import FEES_ONLY, CostParameters
 from node.routing.engines import Engine, Engines, explained
 from node.routing.graph import Graph
-from node.routing.parts import SplittingEngine, plan_cost
-from node.routing.query import Budget, Query, Unfit, path_cost
+from node.routing.parts import SplittingEngine
+from node.routing.query import Budget, Query, Unfit, path_cost, plan_cost
 from node.routing.single import HeapEngine
 from protocol.bolt11.invoice import HopHint
 from protocol.bus.messages.routing import FirstHop, Route

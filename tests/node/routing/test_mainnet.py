@@ -7,8 +7,7 @@ import pytest
 from node.routing import engines
 from node.routing.cost import FEES_ONLY, CostParameters
 from node.routing.graph import Graph
-from node.routing.parts import plan_cost
-from node.routing.query import Budget, path_cost
+from node.routing.query import Budget, path_cost, plan_cost
 from node.routing.single import HeapEngine
 from protocol.bus.messages.routing import Route
 from tests.node.routing import mainnet
