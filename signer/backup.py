@@ -6,6 +6,7 @@ stale, signs no commitment and releases no secret, and sweeps what the peer's cl
 """
 
 import secrets
+from collections.abc import Callable
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -20,6 +21,7 @@ from signer.books import Books
 from signer.channel import Channel
 from signer.channel_state import ChannelState, first_state, header_bytes
 from signer.keys import NodeKeys
+from signer.policy import backup as rules
 from signer.policy.backup import STALE, readable
 from signer.storage import Row, Storage
 
@@ -48,6 +50,8 @@ class _Contents(Struct, frozen=True, array_like=True):
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(_Contents).decode
 _decode_setup = msgspec.msgpack.Decoder(SetupChannel).decode
+_LOST = header_bytes(ChannelState({}, {}, {}, frozen=STALE))
+"""The header of a channel whose set-up may have been lost: with one and without the other it begins as stale."""
 _ROWS = "SELECT handle, request_id, high, low, peer, cold_index, setup FROM channel ORDER BY id"
 
 
@@ -86,10 +90,24 @@ def open_backup(
 
 
 def restore(
-    storage: Storage, books: Books, keys: NodeKeys, channels: dict[bytes, Channel], blob: bytes
+    storage: Storage,
+    books: Books,
+    keys: NodeKeys,
+    channels: dict[bytes, Channel],
+    blob: bytes,
+    becomes: Callable[[Channel, ChannelState], None],
 ) -> tuple[bytes, ...]:
-    """Channels that are known keep the state that they have. Repeating it is harmless."""
+    """Channels that are known keep the state that they have, if the backup is not from later than this database.
+    Repeating it is harmless."""
     counter, contents = _read(keys, blob)
+    if counter > storage.counter(COUNTER):
+        # This signer sealed it, and has forgotten that: what it knows of its channels may be as old.
+        for channel in channels.values():
+            if channel.state is not None:
+                becomes(channel, stale(channel.state))
+            else:
+                channel.restored = True
+                books.write(db.SET_UP_CHANNEL, (None, _LOST, channel.handle))
     added: list[Channel] = []
     for entry in contents.channels:
         if entry.handle in channels:
@@ -110,6 +128,10 @@ def restore(
             channel.set_up(setup, state)
             channel.durable = state
             books.write(db.SET_UP_CHANNEL, (entry.setup, header_bytes(state), entry.handle))
+        else:
+            # It may have been set up and used after this backup.
+            channel.restored = True
+            books.write(db.SET_UP_CHANNEL, (None, _LOST, entry.handle))
         added.append(channel)
     books.adopt_cold(contents.next_cold)
     if counter > storage.counter(COUNTER):
@@ -118,6 +140,12 @@ def restore(
     for channel in added:
         channels[channel.handle] = channel
     return tuple(channel.handle for channel in added)
+
+
+def holder_point(channel: Channel, state: ChannelState, number: int) -> bytes:
+    """To find our delayed output in a commitment whose state was lost. The secret behind it stays here."""
+    rules.holder_point(state.frozen, number)
+    return channel.point(number)
 
 
 def stale(state: ChannelState) -> ChannelState:

@@ -25,6 +25,8 @@ class Channel:
         self.state: ChannelState | None = None
         self.durable: ChannelState | None = None
         self.push_msat = Msat(0)
+        self.restored = False
+        """From a backup that did not know the set-up; there may have been one, so it begins as stale."""
         self._points: dict[int, bytes] = {}
 
     def set_up(self, setup: SetupChannel, state: ChannelState) -> None:

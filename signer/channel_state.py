@@ -33,7 +33,7 @@ class ChannelState(Struct, frozen=True):
     """Numbers as in `NumbersOfChannel`. `points`: the peer's, of its numbers that are not revoked.
 
     `released`: received HTLCs whose preimage we gave out. `learned`: payment hashes of offered HTLCs whose preimage
-    the peer showed. `frozen`: "", "mutual_close", "force_close", or "stale" when it may be an old state.
+    the peer showed. `frozen`: "", "mutual_close", "force_close", `THEIRS`, or "stale" when it may be an old state.
     """
 
     points: dict[int, bytes]

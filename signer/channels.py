@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Iterable
 
 import msgspec
+from msgspec.structs import replace
 
 from protocol.bolt3.commitment import CommitmentParams, Side
 from protocol.bus.messages.signer import (
@@ -21,6 +22,7 @@ from signer.channel import Channel
 from signer.channel_state import ChannelState, first_state, from_rows, header_bytes, version_bytes
 from signer.keys import COLD, NodeKeys
 from signer.policy import setup as rules
+from signer.policy.backup import STALE
 from signer.refusal import Denied, PeerBroke
 from signer.reserve import Reserve
 from signer.storage import Storage
@@ -45,6 +47,7 @@ def load(storage: Storage, keys: NodeKeys) -> dict[bytes, Channel]:
             )
             channel.set_up(_decode_setup(setup), from_rows(header, rows))
             channel.durable = channel.state
+        channel.restored = setup is None and header is not None
         found[handle] = channel
     return found
 
@@ -121,9 +124,11 @@ def set_up(books: Books, reserve: Reserve, channel: Channel, request: SetupChann
         )
         rules.holder_terms(request.holder)
         rules.counterparty_terms(request.counterparty)
-        if request.anchors:
-            reserve.judge_channel()
         state = first_state(request.counterparty_first_point)
+        if channel.restored:
+            state = replace(state, frozen=STALE)
+        elif request.anchors:
+            reserve.judge_channel()
         books.write(db.SET_UP_CHANNEL, (_encode(request), header_bytes(state), channel.handle))
         books.keep()
         channel.set_up(request, state)

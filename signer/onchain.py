@@ -135,12 +135,12 @@ def punish(channel: Channel, params: CommitmentParams, state: ChannelState, want
     return item, key, frozen_by_peer(state)
 
 
-def second_stage_output(
+def delayed_output(
     channel: Channel, params: CommitmentParams, state: ChannelState, wanted: SweepInput
 ) -> tuple[sweep.SweepInput, Secret]:
-    """Our delayed output of a second stage. With coins its transaction is not known beforehand, so the script alone
-    is ours to say: the key signs for this one commitment, which was published."""
-    closing.swept_number(state.frozen, wanted.number, state.holder_validated)
+    """Our delayed output of a transaction that is not known here: of a second stage, which may have coins, or of a
+    commitment whose state was lost. The script alone is ours to say; a wrong value makes the signature worthless."""
+    closing.delayed_number(state.frozen, wanted.number, state.holder_validated)
     point = channel.point(wanted.number)
     script = scripts_of(params, Side.HOLDER, point).to_local
     outpoint = OutPoint(wanted.txid, wanted.index)

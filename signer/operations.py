@@ -369,7 +369,7 @@ def _mutual_close(
     ledger: Ledger,
 ) -> Step:
     backup.not_stale(state)
-    closing_rules.close_without_htlcs(state)
+    closing_rules.close_without_htlcs(state, ledger.forwards.passed_on(channel.handle))
     closing_rules.close_amounts(state, params.capacity, operation.to_holder, operation.to_counterparty)
     closing_rules.cold_script(ledger.is_cold(operation.holder_script))
     simple = operation.simple

@@ -158,6 +158,10 @@ class SignerService:
             case contract.FindPeerPoint():
                 _, state = channels.ready(self._channel(request.channel))
                 return contract.PeerPointFound(operations.peer_point(state, request.number))
+            case contract.FindHolderPoint():
+                channel = self._channel(request.channel)
+                _, state = channels.ready(channel)
+                return contract.HolderPointFound(backup.holder_point(channel, state, request.number))
             case contract.ChannelNumbers():
                 return channels.numbers(self._channels.values())
             case contract.SignMessage():
@@ -189,7 +193,9 @@ class SignerService:
             case contract.OpenBackup():
                 return backup.open_backup(self.storage, self.keys, self._channels, request.blob)
             case contract.RestoreBackup():
-                restored = backup.restore(self.storage, self._books, self.keys, self._channels, request.blob)
+                restored = backup.restore(
+                    self.storage, self._books, self.keys, self._channels, request.blob, self._becomes
+                )
                 return contract.BackupRestored(restored)
             case contract.MarkStale():
                 channel = self._channel(request.channel)

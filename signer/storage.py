@@ -60,7 +60,7 @@ class _Model(Model):
 
 
 class Counter(_Model):
-    """`schema`, `session` and `cold`: small numbers that only grow."""
+    """`schema`, `session`, `cold` and `backup` only grow; the names with a slash are those of `signer.gossip`."""
 
     name = TextField(primary_key=True)
     value = IntegerField()

@@ -15,6 +15,7 @@ from signer.channel_state import ChannelState
 from signer.parts import Parts
 from signer.policy import closing
 from signer.policy import onchain as rules
+from signer.policy.backup import STALE
 from signer.refusal import Denied
 
 PENALTIES = ("revoked_to_local", "revoked_htlc", "revoked_second_stage")
@@ -87,7 +88,7 @@ def _input(
         case "to_remote":
             return *_to_remote(channel, params, wanted), state
         case "second_stage_output":
-            return *onchain.second_stage_output(channel, params, state, wanted), state
+            return *onchain.delayed_output(channel, params, state, wanted), state
         case "their_offered_with_preimage" | "their_received_after_timeout":
             return onchain.claim(channel, params, state, wanted, books, parts)
         case "revoked_to_local" | "revoked_htlc" | "revoked_second_stage":
@@ -105,6 +106,8 @@ def _input(
 def _to_local(
     channel: Channel, params: CommitmentParams, state: ChannelState, wanted: SweepInput
 ) -> tuple[sweep.SweepInput, Secret]:
+    if state.frozen == STALE:  # the commitment in the chain may be newer than all versions that are kept
+        return onchain.delayed_output(channel, params, state, wanted)
     closing.swept_number(state.frozen, wanted.number, state.holder_validated)
     point = channel.point(wanted.number)
     outpoint = OutPoint(wanted.txid, wanted.index)

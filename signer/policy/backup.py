@@ -3,6 +3,7 @@
 Mechanism: no rule here has a switch.
 """
 
+from protocol.bolt3.content import MAX_COMMITMENT_NUMBER
 from signer.channel_state import ChannelState
 from signer.refusal import Denied
 
@@ -30,4 +31,16 @@ def not_stale(state: ChannelState) -> None:
             seen="a channel that came from a backup, or that the node found to be behind",
             limit="sweeps and penalties of what is in the chain",
             next_step="Let the peer close: it does when it sees that we lost our state. Then sweep.",
+        )
+
+
+def holder_point(frozen: str, number: int) -> None:
+    """`holder-point`: our points leave in their order with the revocations, or when nothing can be revoked any more."""
+    if frozen not in (STALE, "force_close") or not 0 <= number <= MAX_COMMITMENT_NUMBER:
+        raise Denied(
+            "holder-point",
+            "the point of any commitment of ours is told only of a channel that has ended or may be stale",
+            seen=f"commitment {number} of a channel that is {frozen or 'open'}",
+            limit=f"0 to {MAX_COMMITMENT_NUMBER}, after a force close or of a stale channel",
+            next_step="Mark the channel as stale if its newest state was lost; that ends it.",
         )

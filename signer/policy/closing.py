@@ -1,10 +1,15 @@
 """Where a channel's money may go when it ends, and at what fee (DESIGN, "Closing is one-way" and "Hot can only pay
 cold")."""
 
+from collections.abc import Collection
+
 from protocol.amounts import Sat, floor_sat
 from protocol.bolt3.commitment import Side
+from protocol.bolt3.content import MAX_COMMITMENT_NUMBER
 from protocol.bus.messages.signer import MAX_CLOSING_FEE, MAX_CLOSING_FEE_SHARE
-from signer.channel_state import ChannelState
+from signer.channel_state import ChannelState, HtlcKey, Version, key_of
+from signer.policy.backup import STALE
+from signer.policy.onchain import onchain_fee
 from signer.refusal import Denied
 
 
@@ -12,9 +17,16 @@ def largest_fee(moved: Sat) -> Sat:
     return Sat(min(MAX_CLOSING_FEE, moved // MAX_CLOSING_FEE_SHARE))
 
 
-def close_without_htlcs(state: ChannelState) -> None:
-    """`close-htlcs`: an HTLC that can still be claimed has no place in a mutual close."""
-    count = max((len(version.content.htlcs) for _, version in state.all_versions()), default=0)
+def close_without_htlcs(state: ChannelState, passed_on: Collection[HtlcKey]) -> None:
+    """`close-htlcs`: an HTLC that can still be claimed has no place in a mutual close.
+
+    One that only commitments of ours hold, received, never released and not `passed_on`, is not counted: it is the
+    peer's, who alone cannot publish them. A crash between signer and node leaves such a version behind, when the peer
+    then offers something else or nothing; nobody would ever revoke it.
+    """
+    count = max(
+        (_claimable(state, side, version, passed_on) for side, version in state.all_versions()), default=0
+    )
     if count or state.holder_validated < 0 or state.counterparty_signed < 0:
         raise Denied(
             "close-htlcs",
@@ -23,6 +35,18 @@ def close_without_htlcs(state: ChannelState) -> None:
             limit="0",
             next_step="Wait until every HTLC is removed and the commitments before are revoked, or force close.",
         )
+
+
+def _claimable(state: ChannelState, side: Side, version: Version, passed_on: Collection[HtlcKey]) -> int:
+    if side is Side.COUNTERPARTY or not version.content.htlcs:
+        return len(version.content.htlcs)
+    theirs = {
+        key_of(htlc) for versions in state.counterparty.values() for v in versions for htlc in v.content.htlcs
+    }
+    return sum(
+        htlc.offered or any(key_of(htlc) in known for known in (state.released, passed_on, theirs))
+        for htlc in version.content.htlcs
+    )
 
 
 def close_amounts(state: ChannelState, capacity: Sat, to_holder: Sat, to_counterparty: Sat) -> None:
@@ -50,15 +74,8 @@ def close_amounts(state: ChannelState, capacity: Sat, to_holder: Sat, to_counter
 
 
 def close_fee(fee: Sat, moved: Sat) -> None:
-    """`close-fee`: a fee that eats the money is a theft by miners, or for them."""
-    if not 0 <= fee <= largest_fee(moved):
-        raise Denied(
-            "close-fee",
-            "the fee of a closing transaction or a sweep is bounded",
-            seen=f"{fee} sat",
-            limit=f"0 to {largest_fee(moved)} sat",
-            next_step="Ask for a lower fee.",
-        )
+    """`close-fee` of a mutual close."""
+    onchain_fee(fee, largest_fee(moved))
 
 
 def close_output(paid: bool, amount: Sat, limit: Sat) -> None:
@@ -107,6 +124,13 @@ def swept_number(frozen: str, number: int, newest: int) -> None:
             limit=f"commitment {newest}, after its force close",
             next_step="Force close first, and name the number that the answer gave.",
         )
+
+
+def delayed_number(frozen: str, number: int, newest: int) -> None:
+    """The same of a channel that may be stale for every number: whichever commitment of ours is in the chain, this
+    signer will not revoke it, and the money goes to cold."""
+    if frozen != STALE or not 0 <= number <= MAX_COMMITMENT_NUMBER:
+        swept_number(frozen, number, newest)
 
 
 def swept_output(known: bool) -> None:

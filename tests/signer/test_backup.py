@@ -1,5 +1,6 @@
 """The static channel backup and stale channels (DESIGN, "Keys" and "Closing is one-way"; checklist 30)."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from protocol.amounts import FeeratePerKw, Sat
 from protocol.bolt3.commitment import Side
 from protocol.bus.messages import signer as contract
 from signer.service import SignerService
-from tests.signer.support import PEER_WORDS, Node, World, make_service
+from tests.signer.support import PASSPHRASE, PEER_WORDS, Node, World, make_service
 
 MINE = 600_000_000
 
@@ -108,6 +109,31 @@ def test_restored_channel_signs_no_commitment_and_releases_no_secret(
         assert not answer.results
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_channel_that_the_backup_has_without_its_set_up_is_stale_too(tmp_path: Path, restarted: bool) -> None:
+    """An old backup knows of the channel only that its keys were drawn. Its commitment 0 is revoked since, so a stolen
+    node that sets it up anew and force closes would give the peer everything."""
+    world = World(make_service(tmp_path / "first"), opened=False)
+    old = sealed(world)
+    assert world.node.ask(world.setup) == contract.ChannelSetUp()
+    world.open()
+    world.both_move(1, MINE)
+    restored = make_service(tmp_path / "restored", in_memory=False)
+    assert Node(restored).ask(contract.RestoreBackup(old.blob)) == contract.BackupRestored(
+        (world.drawn.channel,)
+    )
+    if restarted:
+        restored.close()
+        restored = SignerService(tmp_path / "restored", PASSPHRASE, fee_reserve="enforce")
+    world.service = restored
+    world.node = Node(world.service)
+    assert world.node.ask(world.setup) == contract.ChannelSetUp()  # so that its outputs can be swept
+    assert world.refuses(world.validate(0, MINE)) == "frozen"
+    assert world.refuses(world.sign(0, MINE)) == "frozen"
+    assert world.refuses(contract.SignHolderCommitment()) == "stale"
+    restored.close()
+
+
 def test_restored_channel_sweeps_what_the_close_of_the_peer_pays_to_us(
     world: World, restored: SignerService
 ) -> None:
@@ -128,14 +154,37 @@ def test_restoring_leaves_a_channel_that_is_known_as_it_is(world: World) -> None
     world.grants(contract.SignHolderCommitment())
 
 
-def test_restored_channels_are_there_after_a_restart(world: World, tmp_path: Path) -> None:
-    from signer.service import SignerService as Service
-    from tests.signer.support import PASSPHRASE
+@pytest.mark.parametrize("restarted", [False, True])
+def test_backup_from_later_than_the_database_ends_the_channels_that_it_knows(
+    tmp_path: Path, restarted: bool
+) -> None:
+    """An old copy of the signer's database was put back. Its newest commitment is revoked since: a stolen node that
+    restores and force closes would give the peer everything."""
+    world = World(make_service(tmp_path / "later", in_memory=False))
+    drawn = world.node.ask(contract.NewChannel(b"\x07" * 32, world.peer_id))
+    assert isinstance(drawn, contract.ChannelDrawn)
+    shutil.copytree(tmp_path / "later", tmp_path / "old")
+    world.both_move(1, MINE)
+    newest = sealed(world)
+    world.service.close()
+    world.service = SignerService(tmp_path / "old", PASSPHRASE, fee_reserve="enforce")
+    world.node = Node(world.service)
+    assert world.node.ask(contract.RestoreBackup(newest.blob)) == contract.BackupRestored(())
+    if restarted:
+        world.service.close()
+        world.service = SignerService(tmp_path / "old", PASSPHRASE, fee_reserve="enforce")
+        world.node = Node(world.service)
+    assert world.refuses(contract.SignHolderCommitment()) == "stale"
+    # One that was only drawn may have been set up since.
+    assert world.service._channels[drawn.channel].restored
+    world.service.close()
 
+
+def test_restored_channels_are_there_after_a_restart(world: World, tmp_path: Path) -> None:
     first = make_service(tmp_path / "disk", in_memory=False)
     Node(first).ask(contract.RestoreBackup(sealed(world).blob))
     first.close()
-    again = Service(tmp_path / "disk", PASSPHRASE)
+    again = SignerService(tmp_path / "disk", PASSPHRASE)
     numbers = Node(again).ask(contract.ChannelNumbers())
     assert isinstance(numbers, contract.Numbers)
     assert [entry.channel for entry in numbers.channels] == [world.drawn.channel]
@@ -156,6 +205,20 @@ def test_no_cold_script_and_no_channel_key_is_given_out_twice_after_a_restore(
     assert same.keys == world.drawn.keys  # the request id was kept too
 
 
+def test_cold_scripts_of_before_the_restore_are_known_and_not_drawn_again_after_a_restart(
+    world: World, tmp_path: Path
+) -> None:
+    first = make_service(tmp_path / "disk", in_memory=False)
+    Node(first).ask(contract.RestoreBackup(sealed(world).blob))
+    first.close()
+    again = SignerService(tmp_path / "disk", PASSPHRASE)
+    fresh = Node(again).ask(contract.NewChannel(b"\x02" * 32, world.peer_id))
+    assert isinstance(fresh, contract.ChannelDrawn)
+    assert fresh.shutdown_script != world.drawn.shutdown_script
+    assert again._books.is_cold(world.drawn.shutdown_script)
+    again.close()
+
+
 def test_stale_channel_is_frozen_for_good_and_a_force_close_that_left_is_followed(world: World) -> None:
     world.grants(contract.SignHolderCommitment())
     assert world.node.ask(contract.MarkStale(world.drawn.channel)) == contract.MarkedStale()
@@ -168,3 +231,20 @@ def test_stale_channel_publishes_nothing(world: World) -> None:
     assert world.refuses(contract.SignHolderCommitment()) == "stale"
     assert world.refuses(world.sign(1, MINE)) == "frozen"
     assert world.node.ask(contract.MarkStale(world.drawn.channel)) == contract.MarkedStale()
+
+
+def test_stale_channel_stays_stale_whatever_else_ends_it(world: World) -> None:
+    """Attack: have it punished, or closed, so that it is frozen for another reason, and publish the old state then."""
+    world.both_move(1, MINE)
+    assert world.node.ask(contract.MarkStale(world.drawn.channel)) == contract.MarkedStale()
+    taken = contract.SweepInput("revoked_to_local", b"\xcd" * 32, 0, Sat(300_000), 0)
+    swept = world.node.ask(contract.SignSweep(world.drawn.channel, (taken,), FeeratePerKw(1000)))
+    assert isinstance(swept, contract.SweepSigned)
+    assert world.refuses(contract.SignHolderCommitment()) == "stale"
+
+
+def test_channel_whose_mutual_close_left_becomes_stale_too(world: World) -> None:
+    world.grants(world.close(600_000))
+    assert world.node.ask(contract.MarkStale(world.drawn.channel)) == contract.MarkedStale()
+    assert world.refuses(contract.SignHolderCommitment()) == "stale"
+    assert world.refuses(world.close(600_000)) == "stale"

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from protocol.bitcoin.transaction import OutPoint
 from protocol.bus.messages import signer as contract
-from tests.signer.road import IN, OURS, Road, other_channel
+from tests.signer.road import IN, IN_EXPIRY, OURS, OUT, OUT_EXPIRY, Road, other_channel
 from tests.signer.support import HASH, PREIMAGE, World, htlc
 
 # Burial.
@@ -46,6 +46,17 @@ def test_an_htlc_whose_preimage_came_is_not_buried(road: Road) -> None:
     road.c.grants(contract.LearnPreimage(PREIMAGE))
     assert road.c.refuses(road.bury()) == "buried-paid"
     assert road.refuses_to_fail() == {"balance-claim"}
+
+
+def test_one_burial_ends_one_htlc(road: Road) -> None:
+    """Attack: one HTLC timed out on the chain, and the received HTLC of its neighbour, which did not, is failed."""
+    fourth = htlc(False, 4, IN, HASH, IN_EXPIRY)
+    road.a.both_move(2, OURS, (road.received, fourth))
+    pair = (road.onward, htlc(True, 6, OUT, HASH, OUT_EXPIRY))
+    sources = (road.forward(5, 3), road.forward(6, 4))
+    road.c.grants(road.c.sign(1, OURS - 2 * OUT, pair, forwards=sources), road.bury(5))
+    assert road.a.refuses(road.a.sign(3, OURS)) == "onward-lives"
+    road.a.grants(road.a.sign(3, OURS, (fourth,)))
 
 
 def test_a_preimage_after_burial_is_owed_again_while_the_received_htlc_stands(road: Road) -> None:

@@ -70,6 +70,7 @@ def test_evidence_from_elsewhere_lets_the_received_htlc_be_fulfilled_while_the_o
     road.a.grants(contract.ReleasePreimage(HASH, (3,), PREIMAGE))
     road.a.both_move(2, OURS + IN)
     assert road.a.service._forwards.passed_on(road.a.drawn.channel)  # the same offer must still be answered
+    road.a.both_move(3, OURS + IN)
     road.c.grants(road.offer())
     road.paid_onward()
     assert not road.a.service._forwards.passed_on(road.a.drawn.channel)
@@ -183,6 +184,56 @@ def test_a_received_htlc_that_was_paid_for_is_not_passed_on_again(road: Road) ->
     road.paid_onward()
     d, second = other_channel(road)
     assert d.refuses(second) == "forward-twice"
+
+
+def test_a_second_attempt_that_was_paid_is_owed_beside_the_first_that_failed(road: Road) -> None:
+    """Attack: pass it on to a friend after another hop gave it back; the failed attempt stands for both."""
+    road.passed_on()
+    road.failed_onward()
+    d, second = other_channel(road)
+    d.grants(second, d.revocation(0))
+    d.holder_moves(1, OURS - OUT, (htlc(True, 0, OUT, HASH, OUT_EXPIRY),))
+    d.grants(contract.LearnPreimage(PREIMAGE))
+    d.both_move(2, OURS - OUT)
+    assert road.refuses_to_fail() == {"balance-claim"}
+    road.a.both_move(2, OURS + IN)
+
+
+def test_a_second_attempt_is_not_forgotten_when_the_first_offer_gets_another_source(road: Road) -> None:
+    """Attack: the id of the failed attempt comes again for another received HTLC, and its old row goes."""
+    fourth = htlc(False, 4, IN, HASH, IN_EXPIRY)
+    road.a.both_move(2, OURS, (road.received, fourth))
+    road.passed_on()
+    road.failed_onward()
+    d, second = other_channel(road)
+    d.grants(second)
+    road.c.grants(again(road, 3, 4))
+    assert road.a.refuses(road.a.sign(3, OURS, (fourth,))) == "onward-lives"
+    assert road.a.refuses(road.a.sign(3, OURS, (road.received,))) == "onward-lives"
+
+
+def test_an_htlc_of_ours_in_the_terms_of_the_received_one_does_not_stand_for_it(road: Road) -> None:
+    """Attack: fail the received HTLC in the content that offers one with its id, amount, hash and expiry."""
+    road.passed_on()
+    turned = (htlc(True, 3, IN, HASH, IN_EXPIRY),)
+    assert road.a.refuses(road.a.sign(2, OURS - IN, turned)) == "onward-lives"
+    assert road.a.refuses(road.a.validate(2, OURS - IN, turned)) == "onward-lives"
+
+
+def test_a_preimage_binds_the_htlcs_of_its_hash_only(road: Road) -> None:
+    """What the first one brought is owed; what the second gave back may fail."""
+    other = sha256(b"\x22" * 32)
+    fourth = htlc(False, 4, IN, other, IN_EXPIRY)
+    road.a.both_move(2, OURS, (road.received, fourth))
+    pair = (road.onward, htlc(True, 6, OUT, other, OUT_EXPIRY))
+    sources = (road.forward(5, 3), road.forward(6, 4))
+    road.c.grants(road.c.sign(1, OURS - 2 * OUT, pair, forwards=sources), road.c.revocation(0))
+    road.c.holder_moves(1, OURS - 2 * OUT, pair)
+    road.c.grants(contract.LearnPreimage(PREIMAGE))
+    road.c.both_move(2, OURS - 2 * OUT, pair[1:])
+    road.c.both_move(3, OURS - OUT)
+    road.a.grants(road.a.sign(3, OURS + IN))
+    assert road.a.refuses(road.a.sign(3, OURS)) == "balance-claim"
 
 
 def test_parts_of_one_payment_are_each_owed(road: Road) -> None:

@@ -10,7 +10,6 @@ from protocol.bolt3.commitment import Side, build
 from protocol.bus.messages import signer as contract
 from protocol.hashes import sha256
 from signer.service import SignerService
-from tests.signer.policy.test_onchain import claim
 from tests.signer.support import PASSPHRASE, Node, World, htlc, make_service
 
 OURS = 600_000_000
@@ -65,6 +64,25 @@ def test_the_other_channel_owes_its_part_from_the_same_moment(two: Two) -> None:
     assert two.b.refuses(two.b.sign(2, OURS)) == "balance-claim"
     assert two.a.refuses(two.a.sign(2, OURS)) == "balance-claim"
     two.b.grants(two.b.sign(2, OURS + SECOND))
+
+
+def test_two_releases_of_one_request_are_both_owed_by_the_other_channel(service: SignerService) -> None:
+    """Attack: the credit for the second payment takes the place of the credit for the first."""
+    a = World(service)
+    b = World(service, beside=a, place=1)
+    hashes = [a.invoice(AMOUNT, bytes((n,)) * 32).payment_hash for n in (2, 3)]
+    parts = [htlc(False, n, AMOUNT // 2, payment_hash) for n, payment_hash in enumerate(hashes)]
+    a.both_move(1, OURS, parts)
+    b.both_move(1, OURS, parts)
+    a.grants(
+        *(
+            contract.ReleasePreimage(payment_hash, (n,), None, ((b.channel_id, (n,)),))
+            for n, payment_hash in enumerate(hashes)
+        )
+    )
+    for kept in parts:
+        assert b.refuses(b.sign(2, OURS, (kept,))) == "balance-claim"
+    b.both_move(2, OURS + AMOUNT)
 
 
 def test_parts_of_one_amount_and_id_in_two_channels_are_two_parts(service: SignerService) -> None:
@@ -169,17 +187,17 @@ def test_evidence_over_two_channels_is_credited_in_both(two: Two) -> None:
 # On the chain.
 
 
-def swept(two: Two, others: contract.OtherParts) -> contract.Reply:
-    """The peer of `b` published; our claim of its HTLC 4."""
-    content = two.b.content(Side.COUNTERPARTY, 1, OURS, two.in_b)
-    commitment = build(two.b.params, Side.COUNTERPARTY, content, two.b.peer_point(1))
-    wanted = claim(commitment, "their_offered_with_preimage", offered_by_us=False)
-    assert wanted.htlc is not None
-    with_others = contract.SweptHtlc(
-        False, wanted.htlc.id, wanted.htlc.payment_hash, wanted.htlc.cltv_expiry, None, others
+def swept(two: Two, others: contract.OtherParts, *, feerate: int = 500) -> contract.Reply:
+    """The peer of `b` published its newest commitment; our claim of its HTLC 4."""
+    number = two.b.state.counterparty_signed
+    content = two.b.state.counterparty[number][0].content
+    commitment = build(two.b.params, Side.COUNTERPARTY, content, two.b.peer_point(number))
+    output = next(output for output in commitment.htlcs if output.htlc.id == 4)
+    named = contract.SweptHtlc(False, 4, two.hash, output.htlc.cltv_expiry, None, others)
+    wanted = contract.SweepInput(
+        "their_offered_with_preimage", commitment.txid, output.index, output.value, number, named
     )
-    wanted = contract.SweepInput(wanted.kind, wanted.txid, wanted.index, wanted.value, 1, with_others)
-    return two.b.node.ask(contract.SignSweep(two.b.drawn.channel, (wanted,), FeeratePerKw(500)))
+    return two.b.node.ask(contract.SignSweep(two.b.drawn.channel, (wanted,), FeeratePerKw(feerate)))
 
 
 def test_a_part_is_claimed_on_chain_together_with_the_other_channels(two: Two) -> None:
@@ -199,6 +217,37 @@ def test_a_claim_on_chain_counts_no_htlc_that_can_be_taken_back(two: Two) -> Non
     two.a.grants(two.a.sign(2, OURS))
     reply = swept(two, ((two.a.channel_id, (0,)),))
     assert isinstance(reply, contract.Refused) and reply.tag == "release-htlcs"
+
+
+def test_a_claim_on_chain_counts_no_htlc_of_another_hash(two: Two) -> None:
+    """Attack: a payment that we pass on stands beside the part, and makes up for what is missing."""
+    two.b.both_move(2, OURS, (*two.in_b, htlc(False, 5, FIRST)))
+    reply = swept(two, ())
+    assert isinstance(reply, contract.Refused) and reply.tag == "release-amount"
+
+
+def test_a_claim_on_chain_counts_no_second_htlc_that_only_one_commitment_has(two: Two) -> None:
+    """Attack: the rest of the amount stands in the commitment that the peer publishes, and not in ours."""
+    two.b.grants(two.b.sign(2, OURS, (*two.in_b, htlc(False, 5, FIRST, two.hash))))
+    reply = swept(two, ())
+    assert isinstance(reply, contract.Refused) and reply.tag == "release-amount"
+
+
+def test_a_claim_on_chain_is_made_again_at_a_higher_fee_when_the_other_part_is_settled(two: Two) -> None:
+    others = ((two.a.channel_id, (0,)),)
+    assert isinstance(swept(two, others), contract.SweepSigned)
+    two.a.both_move(2, OURS + FIRST)
+    assert isinstance(swept(two, others, feerate=900), contract.SweepSigned)
+
+
+def test_a_claim_that_was_refused_for_its_fee_leaves_the_other_channel_as_it_is(two: Two) -> None:
+    """The preimage did not leave, so nothing is owed, and no state of before comes back."""
+    reply = swept(two, ((two.a.channel_id, (0,)),), feerate=15_000)
+    assert isinstance(reply, contract.Refused) and reply.tag == "close-fee"
+    before = two.a.state
+    two.b.invoice(1, b"\x09" * 32)
+    assert two.a.state is before and before.released == frozenset()
+    two.a.both_move(2, OURS)
 
 
 def test_after_a_release_the_other_part_is_claimed_on_chain_alone(two: Two) -> None:

@@ -9,6 +9,7 @@ from protocol.bitcoin.sighash import segwit_v0
 from protocol.bitcoin.transaction import Transaction, TxOut
 from protocol.bolt3.commitment import Commitment, CommitmentContent, OutputKind, Side, build
 from protocol.bus.messages import signer as contract
+from protocol.bus.messages.signer import MAX_CLOSING_FEE
 from protocol.bus.messages.signer_onchain import MAX_PENALTY_FEERATES
 from protocol.curve import from_der, verify_ecdsa
 from protocol.hashes import sha256
@@ -187,3 +188,13 @@ def test_many_outputs_are_punished_in_transactions_that_are_relayed(service: Sig
     transactions = signed(ask(world, content, 253))
     assert [len(tx.inputs) for tx in transactions[:3]] == [200, 51, 1]
     assert len(transactions) == 2 + 251 and max(tx.weight for tx in transactions) < 400_000
+
+
+def test_the_fee_of_a_large_penalty_is_bounded_for_each_output(world: World) -> None:
+    world.both_move(1, OURS)
+    content = world.content(Side.COUNTERPARTY, 1, OURS)
+    world.both_move(2, OURS)
+    (cheap,) = signed(ask(world, content, 1000))
+    most = 1000 * MAX_CLOSING_FEE // cheap.weight
+    assert len(signed(ask(world, content, most - 2000))) == 1
+    assert signed(ask(world, content, most + 2000)) == []

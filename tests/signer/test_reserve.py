@@ -147,6 +147,15 @@ def test_what_is_needed_grows_with_channels_and_htlcs(service: SignerService) ->
     assert status(world.node).needed == 0
 
 
+def test_a_channel_counts_from_our_first_commitment_on(service: SignerService) -> None:
+    """Before it nothing of ours can be in it; an opening that came to nothing would count for good."""
+    world = World(service, opened=False)
+    assert world.node.ask(world.setup) == contract.ChannelSetUp()
+    assert status(world.node).needed == 0
+    world.open()
+    assert status(world.node).needed == CHANNEL
+
+
 def test_a_channel_with_anchors_that_nothing_covers_is_not_opened(strict: SignerService) -> None:
     """The words are those of the design: what is there, what is needed, what to do."""
     world = World(strict, opened=False)
@@ -182,10 +191,19 @@ def test_an_htlc_that_nothing_covers_is_not_offered(strict: SignerService) -> No
     world.grants(world.sign(3, OURS - 2 * AMOUNT, (first, second)))
 
 
+def test_htlcs_of_a_commitment_that_still_stands_take_cover_from_a_new_one(strict: SignerService) -> None:
+    """Attack: the new commitment has fewer of them, but the peer may publish the old one."""
+    world = opened(strict, CHANNEL + HTLC)
+    world.both_move(1, OURS, [htlc(False, n, AMOUNT, sha256(bytes((n,)))) for n in range(2)])
+    assert world.refuses(world.sign(2, OURS - AMOUNT, (htlc(True, 0, AMOUNT),))) == "fee-reserve"
+
+
 def test_what_is_too_small_to_claim_needs_no_cover(strict: SignerService) -> None:
     world = opened(strict, CHANNEL)
     small = htlc(True, 0, 1000 * HTLC - 1)
     world.both_move(1, OURS - small.amount_msat, (small,))
+    note(world.node)
+    world.both_move(2, OURS - 2 * small.amount_msat, (small, htlc(True, 1, small.amount_msat)))
 
 
 def test_traffic_that_offers_nothing_passes_with_an_empty_reserve(strict: SignerService) -> None:
@@ -320,8 +338,9 @@ def give_back(
     *outputs: tuple[int, int, int],
     named: bool = True,
     foreign: bool = False,
+    said_of_foreign: tuple[int, int] | None = None,
 ) -> contract.Reply:
-    """Outputs as (branch, position, value); branch -1 is somebody else's."""
+    """Outputs as (branch, position, value); branch -1 is somebody else's, and the PSBT may say a place of it."""
     keys = world.service.keys
     previous = [Transaction.parse(item.previous) for item in coins]
     paid = [
@@ -337,14 +356,15 @@ def give_back(
         }
         for item in coins
     ]
+    places = [said_of_foreign if branch < 0 else (branch, position) for branch, position, _ in outputs]
     output_origins = {
         n: {
-            keys._branches[branch].child(position).public_key(): KeyOrigin(
-                keys.fingerprint, (*keys.wallet_path, branch, position)
+            keys._branches[place[0]].child(place[1]).public_key(): KeyOrigin(
+                keys.fingerprint, (*keys.wallet_path, *place)
             )
         }
-        for n, (branch, position, _) in enumerate(outputs)
-        if branch >= 0 and named
+        for n, place in enumerate(places)
+        if place is not None and named
     }
     if foreign:
         previous.append(Transaction(2, (TxIn(OutPoint(b"\x02" * 32, 0)),), (TxOut(Sat(5), FOREIGN),) * 2))
@@ -374,6 +394,8 @@ def test_the_reserve_pays_nobody_else(service: SignerService) -> None:
     world, paying = closed(service)
     assert tag(give_back(world, [paying], (-1, 0, 29_000))) == "psbt-reserve"
     assert tag(give_back(world, [paying], (COLD, 40, 20_000), (-1, 0, 9_000))) == "psbt-reserve"
+    for place in ((COLD, 0), (RESERVE, 8)):  # the PSBT says that it is ours
+        assert tag(give_back(world, [paying], (-1, 0, 29_000), said_of_foreign=place)) == "psbt-reserve"
     assert tag(give_back(world, [paying], (RECEIVE, 0, 29_000))) == "psbt-reserve"
     assert tag(give_back(world, [paying], (COLD, 40, 29_000), named=False)) == "psbt-reserve"
     assert tag(give_back(world, [paying], (COLD, 40, 22_000))) == "psbt-reserve"
@@ -394,3 +416,17 @@ def test_what_lives_stays_covered(strict: SignerService) -> None:
     assert isinstance(moved, contract.PsbtSigned)
     assert status(world.node).present == 0
     assert give_back(world, [whole], (RESERVE, 9, CHANNEL), (COLD, 40, 4_000)) == moved
+
+
+def test_a_coin_that_was_signed_away_covers_nothing_by_coming_back(strict: SignerService) -> None:
+    """Attack: the anchor that spends it confirms instead, and what lives is left without cover."""
+    world = opened(strict, CHANNEL)
+    away, kept = coin(strict, 30_000, 5, 2), coin(strict, CHANNEL, 6, 3)
+    note(world.node, away, kept)
+    second = World(strict, beside=world, place=1)
+    world.grants(contract.SignHolderCommitment())
+    raised = world.node.ask(anchor(world, as_wallet_coin(away), number=0))
+    assert isinstance(raised, contract.AnchorSigned)
+    assert status(second.node).present == CHANNEL
+    moved = give_back(second, [away, kept], (RESERVE, 9, CHANNEL), (COLD, 40, 29_000))
+    assert tag(moved) == "fee-reserve"

@@ -95,6 +95,8 @@ def test_our_output_is_left_out_when_it_is_dust(
     service: SignerService, by_holder: bool, variant: int
 ) -> None:
     poor = World(service, holder_is_opener=False, push_msat=293_000)
+    least = close(poor, by_holder=by_holder, variant=variant, to_holder=294, fee=0)
+    assert poor.refuses(least) == "close-output"
     signed(poor, close(poor, by_holder=by_holder, variant=variant, to_holder=293, fee=0))
 
 

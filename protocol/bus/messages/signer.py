@@ -33,7 +33,9 @@ from protocol.bus.messages.signer_gossip import (
 )
 from protocol.bus.messages.signer_onchain import (
     AnchorSigned,
+    FindHolderPoint,
     FindPeerPoint,
+    HolderPointFound,
     PeerPointFound,
     PenaltiesSigned,
     SecondStageSigned,
@@ -93,9 +95,11 @@ __all__ = [
     "ChannelUpdateSigned",
     "CheckSecret",
     "CounterpartySigned",
+    "FindHolderPoint",
     "FindPeerPoint",
     "Forward",
     "HolderCommitmentSigned",
+    "HolderPointFound",
     "HtlcBuried",
     "HtlcIsBuried",
     "LearnPreimage",
@@ -268,6 +272,7 @@ Request = (
     | SignAnchor
     | SignPenalties
     | FindPeerPoint
+    | FindHolderPoint
     | ChannelNumbers
     | MakeInvoice
     | SignMessage
@@ -300,12 +305,14 @@ class StaticKeyStepped(Struct, frozen=True, tag="static_key"):
 
 
 class Peeled(Struct, frozen=True, tag="peeled", array_like=True):
-    """`next_packet` is None for the final hop. `um` and `ammag` make failure onions for this HTLC."""
+    """`next_packet` is None for the final hop. `um` and `ammag` make failure onions for this HTLC, `um` and `ammagext`
+    its attribution data; a signer older than that gives none."""
 
     payload: bytes
     next_packet: bytes | None
     um: Bytes32
     ammag: Bytes32
+    ammagext: Bytes32 | None = None
 
 
 class Unpeelable(Struct, frozen=True, tag="unpeelable", array_like=True):
@@ -410,6 +417,7 @@ Reply = (
     | AnchorSigned
     | PenaltiesSigned
     | PeerPointFound
+    | HolderPointFound
     | Numbers
     | InvoiceMade
     | MessageSigned

@@ -26,6 +26,7 @@ class SweepInput(Struct, frozen=True, array_like=True):
     """An output of ours on chain. `kind` says how it is spent; `number` is that of the commitment it comes from.
 
     "to_local": our commitment, after the delay; "second_stage_output": likewise, of our second-stage transaction.
+    Of a channel that is frozen as stale any number goes: what is in the chain may be newer than what is remembered.
     "to_remote": the peer's commitment (no number needed).
     "their_offered_with_preimage", "their_received_after_timeout": an HTLC of the peer's unrevoked commitment.
     "revoked_to_local", "revoked_htlc", "revoked_second_stage": of a commitment that the peer revoked.
@@ -105,6 +106,16 @@ class FindPeerPoint(Struct, frozen=True, tag="peer_point"):
     number: int
 
 
+class FindHolderPoint(Struct, frozen=True, tag="holder_point"):
+    """Our own point of commitment `number`, which stands in the chain and whose state was lost.
+
+    For channels that are frozen as stale or by a force close: a living one gives its points to the peer in their order.
+    """
+
+    channel: Bytes16
+    number: int
+
+
 class SignPenalties(Struct, frozen=True, tag="penalties"):
     """Signs beforehand what punishes one revoked commitment of the peer, for a watchtower to keep.
 
@@ -150,4 +161,8 @@ class AnchorSigned(Struct, frozen=True, tag="anchor"):
 
 
 class PeerPointFound(Struct, frozen=True, tag="peer_point"):
+    point: Bytes33
+
+
+class HolderPointFound(Struct, frozen=True, tag="holder_point"):
     point: Bytes33

@@ -105,6 +105,30 @@ def test_a_released_preimage_must_be_credited(world: World, side: Side) -> None:
 
 
 @SIDES
+def test_a_preimage_buys_the_offered_htlc_and_not_the_received_one_of_its_hash(
+    world: World, side: Side
+) -> None:
+    """One payment both ways through this channel, in equal terms: what comes in is credited all the same."""
+    offered, received = htlc(True, 0, AMOUNT), htlc(False, 0, AMOUNT)
+    world.both_move(1, OURS - AMOUNT, (offered, received))
+    world.grants(contract.LearnPreimage(PREIMAGE))
+    world.grants(contract.ReleasePreimage(HASH, (0,), PREIMAGE))
+    assert world.refuses(moves(world, side, 2, OURS - AMOUNT)) == "balance-claim"
+    world.grants(moves(world, side, 2, OURS - AMOUNT, (received,)))
+    world.grants(moves(world, side, 2, OURS))
+
+
+@SIDES
+def test_an_htlc_that_stays_is_not_bought(world: World, side: Side) -> None:
+    """Else its amount leaves our balance once with each commitment that keeps it."""
+    offered = (htlc(True, 0, AMOUNT),)
+    world.both_move(1, OURS - AMOUNT, offered)
+    world.grants(contract.LearnPreimage(PREIMAGE))
+    assert world.refuses(moves(world, side, 2, OURS - 2 * AMOUNT, offered)) == "balance-claim"
+    world.grants(moves(world, side, 2, OURS - AMOUNT, offered))
+
+
+@SIDES
 def test_a_released_htlc_may_stay_while_the_peer_is_slow(world: World, side: Side) -> None:
     payment_hash = receive(world)
     world.grants(moves(world, side, 2, OURS, (htlc(False, 0, AMOUNT, payment_hash),)))
@@ -195,6 +219,13 @@ def test_an_id_taken_back_before_it_was_committed_may_come_again(world: World, s
     world.grants(moves(world, side, 1, OURS - 2 * AMOUNT, second))
     world.grants(contract.RevokeHolder(0) if side is Side.HOLDER else world.revocation(0))
     world.grants(moves(world, side, 2, OURS - 2 * AMOUNT, second))
+
+
+@SIDES
+def test_an_id_comes_again_in_a_sibling_when_the_number_before_is_revoked(world: World, side: Side) -> None:
+    world.grants(moves(world, side, 1, OURS - AMOUNT, (htlc(True, 0, AMOUNT),)))
+    world.grants(contract.RevokeHolder(0) if side is Side.HOLDER else world.revocation(0))
+    world.grants(moves(world, side, 1, OURS - 2 * AMOUNT, (htlc(True, 0, 2 * AMOUNT),)))
 
 
 @SIDES

@@ -54,6 +54,13 @@ def test_a_close_gives_us_at_least_our_lowest_balance(world: World) -> None:
     world.grants(world.close(600_000))
 
 
+def test_a_version_with_more_for_us_does_not_stop_a_close(world: World) -> None:
+    """After a crash it may be one that the peer never saw."""
+    world.grants(world.sign(1, OURS + 5_000_000), world.sign(1, OURS))
+    assert world.refuses(world.close(599_999)) == "close-amounts"
+    world.grants(world.close(600_000))
+
+
 def test_a_balance_that_was_paid_away_is_not_asked_back(world: World) -> None:
     spent = 10_000_000
     world.both_move(1, OURS - spent, (htlc(True, 0, spent),))
@@ -215,6 +222,15 @@ def test_the_fee_of_a_sweep_is_bounded(world: World) -> None:
     assert tag(sweep(world, wanted, feerate=1_000_000)) == "sweep-too-small"
     assert isinstance(sweep(world, wanted), contract.SweepSigned)
     assert world.service.storage.counter("cold") == 2  # a refusal uses no index up
+
+
+def test_the_fee_of_a_large_sweep_is_bounded_for_each_output(world: World) -> None:
+    wanted = contract.SweepInput("to_remote", b"\x01" * 32, 3, Sat(500_000))
+    reply = sweep(world, wanted)
+    assert isinstance(reply, contract.SweepSigned)
+    most = 1000 * MAX_CLOSING_FEE // Transaction.parse(reply.transaction).weight
+    assert tag(sweep(world, wanted, feerate=most + 2000)) == "close-fee"
+    assert isinstance(sweep(world, wanted, feerate=most - 2000), contract.SweepSigned)
 
 
 def test_an_unknown_kind_of_output_is_not_swept(world: World) -> None:

@@ -6,9 +6,11 @@ from msgspec.structs import replace
 
 from protocol.amounts import FeeratePerKw, Sat
 from protocol.bitcoin.script import p2wsh
+from protocol.bitcoin.sighash import SIGHASH_ALL, segwit_v0
 from protocol.bitcoin.transaction import Transaction
 from protocol.bolt3.commitment import Commitment, CommitmentHtlc, HtlcOutput, OutputKind, Side, build
 from protocol.bus.messages import signer as contract
+from protocol.curve import from_der, verify_ecdsa
 from protocol.hashes import sha256
 from signer.policy.closing import MAX_CLOSING_FEE
 from signer.service import SignerService
@@ -202,6 +204,15 @@ def test_a_revoked_commitment_is_punished_in_one_transaction(world: World) -> No
     scripts = {output.script_pubkey for output in commitment.outputs}
     for spend in tx.inputs:
         assert p2wsh(spend.witness[-1]) in scripts
+    assert len({spend.witness[-1] for spend in tx.inputs}) == 3  # the second stage pays as to_local does
+
+
+@pytest.mark.parametrize("output", range(4))
+def test_each_penalty_ends_the_channel(world: World, output: int) -> None:
+    """Its funding is spent: what would come in from now on is worth nothing, and would be passed on for real."""
+    _, inputs = revoked(world)
+    signed(sweep(world, inputs[output]))
+    assert world.refuses(world.sign(3, OURS - AMOUNT)) == "frozen"
 
 
 def test_an_unrevoked_commitment_is_not_punished(world: World) -> None:
@@ -219,6 +230,16 @@ def test_a_penalty_may_cost_half_and_not_more(world: World) -> None:
     half = inputs[1].value // 2 * 1000 // weight
     assert tag(sweep(world, inputs[1], rate=half + 4000)) == "close-fee"
     signed(sweep(world, inputs[1], rate=half - 4000))
+
+
+def test_a_penalty_pays_no_fee_for_what_was_ours_anyway(world: World) -> None:
+    """Attack: half of our own output goes to a miner, since a penalty stands beside it."""
+    _, inputs = revoked(world)
+    both = (inputs[1], contract.SweepInput("to_remote", b"\x01" * 32, 3, Sat(AMOUNT // 1000)))
+    weight = signed(sweep(world, *both, rate=253)).weight
+    quarter = AMOUNT // 2000 * 1000 // weight
+    assert tag(sweep(world, *both, rate=quarter + 1000)) == "close-fee"
+    signed(sweep(world, *both, rate=quarter - 1000))
 
 
 def test_a_penalty_output_has_one_value(world: World) -> None:
@@ -281,6 +302,31 @@ def test_second_stages_are_of_the_commitment_that_was_published(world: World) ->
     signed(stage(world, wanted))
 
 
+def test_second_stages_are_of_the_version_that_was_published(world: World) -> None:
+    item = htlc(True, 0, AMOUNT)
+    for rate in (1000, 2000):
+        world.grants(world.validate(1, OURS - AMOUNT, (item,), FeeratePerKw(rate)))
+    (closing,) = world.grants(contract.SignHolderCommitment())
+    assert isinstance(closing, contract.HolderCommitmentSigned)
+    published = Transaction.parse(closing.transaction).txid
+    assert signed(stage(world, contract.StagedHtlc(True, 0))).inputs[0].outpoint.txid == published
+    raised = raise_fee(world)
+    if world.params.anchors:
+        assert isinstance(raised, contract.AnchorSigned)
+        assert Transaction.parse(raised.transaction).inputs[0].outpoint.txid == published
+
+
+def test_a_second_stage_is_signed_whole_by_us(world: World) -> None:
+    """Attack: whoever sees it in the mempool attaches inputs and outputs; the peer's own signature would let him."""
+    commitment = closed(world, htlc(True, 0, AMOUNT))
+    tx = signed(stage(world, contract.StagedHtlc(True, 0)))
+    (output,) = commitment.htlcs
+    ours = tx.inputs[0].witness[2]
+    assert ours[-1] == SIGHASH_ALL
+    digest = segwit_v0(tx, 0, output.witness_script, output.value)
+    assert verify_ecdsa(commitment.scripts.keys.local_htlcpubkey, digest, from_der(ours[:-1]))
+
+
 def test_second_stages_are_of_htlcs_that_stand_there(world: World) -> None:
     closed(world, htlc(True, 0, AMOUNT), htlc(True, 1, 100_000))
     assert tag(stage(world, contract.StagedHtlc(True, 2))) == "claim-htlc"
@@ -330,7 +376,27 @@ def test_the_fee_of_a_second_stage_is_bounded_by_its_htlcs(service: SignerServic
     assert AMOUNT // 4000 < MAX_CLOSING_FEE
     assert tag(stage(world, wanted, feerate_per_kw=FeeratePerKw(20_000))) == "close-fee"
     assert tag(stage(world, wanted, change=None)) == "close-fee"  # all of the coin would be fee
+    assert tag(stage(world, wanted, coins=(coin(14_000),), change=None)) == "close-fee"  # the coin is no HTLC
     signed(stage(world, wanted, coins=(coin(12_000),), change=None))
+
+
+def test_the_fee_of_a_large_second_stage_is_bounded_for_each_htlc(service: SignerService) -> None:
+    world = World(service)
+    closed(world, htlc(True, 0, 8 * AMOUNT))
+    wanted = contract.StagedHtlc(True, 0)
+    assert 2 * AMOUNT // 1000 > MAX_CLOSING_FEE
+    assert tag(stage(world, wanted, coins=(coin(MAX_CLOSING_FEE + 1),), change=None)) == "close-fee"
+    signed(stage(world, wanted, coins=(coin(MAX_CLOSING_FEE),), change=None))
+
+
+def test_change_that_nobody_relays_goes_to_the_fee(service: SignerService) -> None:
+    world = World(service)
+    closed(world, htlc(True, 0, AMOUNT))
+    wanted = contract.StagedHtlc(True, 0)
+    fee = 30_000 - signed(stage(world, wanted)).outputs[1].value
+    for left, outputs in ((293, 1), (294, 2)):
+        tx = signed(stage(world, wanted, coins=(coin(fee + left, index=left),)))
+        assert len(tx.outputs) == outputs
 
 
 def test_a_coin_has_one_value(service: SignerService) -> None:
@@ -376,6 +442,15 @@ def test_the_anchor_is_of_the_commitment_that_was_published(service: SignerServi
     assert tag(raise_fee(world)) == "sweep-number"
     closed(world)
     assert tag(raise_fee(world, number=0)) == "sweep-number"
+
+
+def test_what_is_the_peers_pays_for_no_anchor(service: SignerService) -> None:
+    """Attack: burn the wallet's coins for a commitment that gives us little."""
+    world = World(service, holder_is_opener=False, push_msat=40_000_000)
+    world.grants(contract.SignHolderCommitment())
+    rich = (coin(500_000),)
+    assert tag(raise_fee(world, number=0, coins=rich, feerate_per_kw=FeeratePerKw(10_000))) == "close-fee"
+    assert isinstance(raise_fee(world, number=0, coins=rich), contract.AnchorSigned)
 
 
 def test_there_is_no_anchor_without_anchors(service: SignerService) -> None:

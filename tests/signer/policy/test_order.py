@@ -24,6 +24,15 @@ def test_no_commitment_of_ours_is_skipped_or_validated_after_its_revocation(worl
     assert world.refuses(world.validate(3, OURS)) == "validate-order"
 
 
+def test_our_first_commitment_is_number_0(service: SignerService) -> None:
+    """Number 1 has no version before it to be held against: it could give half of ours away."""
+    world = World(service, opened=False)
+    world.node.ask(world.setup)
+    assert world.refuses(world.validate(1, OURS // 2)) == "validate-order"
+    world.grants(world.validate(0, OURS))
+    assert world.refuses(world.validate(1, OURS // 2)) == "balance-claim"
+
+
 def test_a_secret_leaves_only_when_the_next_commitment_is_validated(world: World) -> None:
     assert world.refuses(contract.RevokeHolder(0)) == "revoke-order"
     world.grants(world.validate(1, OURS))
