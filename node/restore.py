@@ -12,14 +12,19 @@ from pathlib import Path
 from typing import TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from node.backup import content as contents
 from node.backup.content import Content
+from node.chain.source import backend_of
 from node.channel import static, store
+from node.channel.content import commitment_params
+from node.channel.opening import funding_script
 from node.channel.recovery import lost_reason
-from node.channel.state import Closed, Closing, Committed, Lost, State
+from node.channel.state import Closed, Closing, Committed, Lost, Params, State
 from node.config import Config
 from node.linkkey import LinkKey
+from node.restore_chain import Found, Seen, Wanted, look, told
 from node.signer_link.client import SignerAway, SignerClient
 from node.storage.database import Database
 from protocol.bus.messages.backup import ChannelRecord
@@ -41,6 +46,7 @@ from protocol.errors import CommandRefused
 R = TypeVar("R")
 _PUT_META = "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)"
 PATIENCE = 60.0
+NOT_ASKED = Seen()
 _PUT_PEER = (
     "INSERT INTO peers (node_id, addresses, last_seen) VALUES (?, ?, 0) ON CONFLICT (node_id) DO NOTHING"
 )
@@ -50,6 +56,9 @@ class Outcome(StrEnum):
     GOES_ON = "goes on"
     PEER_CLOSES = "the peer closes"
     ENDS = "closing already"
+    OURS = Found.OURS.value
+    THEIRS = Found.THEIRS.value
+    AGREED = Found.AGREED.value
 
 
 class Fate(Struct, frozen=True):
@@ -81,13 +90,15 @@ def plan(
     numbers: Sequence[NumbersOfChannel],
     opened: BackupOpened | None,
     content: Content | None,
+    seen: Seen = NOT_ASKED,
 ) -> Plan:
-    """Pure: the database's channels, the signer's numbers, and what a backup holds, if there is one."""
+    """Pure: the database's channels, the signer's numbers, what a backup holds, if there is one, and what the chain
+    says of their fundings."""
     known = {entry.channel: entry for entry in numbers}
-    fates = [_fate(state.committed, known) for state in states]
+    fates = [_fate(state.committed, known, seen) for state in states]
     have = {state.committed.params.channel_id for state in states}
     records = () if content is None else tuple(r for r in content.channels if r.channel_id not in have)
-    fates += [_brought_back(record) for record in records]
+    fates += [_brought_back(record, seen) for record in records]
     warnings = []
     if opened is not None and opened.counter > opened.signer_counter:
         warnings.append(
@@ -105,6 +116,11 @@ def plan(
             "payments that were on their way in a channel that comes back are left to the peer's honesty and to"
             " its preimages; the balance comes home after the peer's close has confirmed"
         )
+    if seen.missing:
+        warnings.append(
+            f"the chain could not be asked ({seen.missing}): a channel that is closed in it already shows when the"
+            " node runs"
+        )
     counter = None if opened is None else opened.counter
     return Plan(tuple(fates), tuple(warnings), counter, records)
 
@@ -113,7 +129,7 @@ def _listed(opened: BackupOpened | None) -> Sequence[BackedUpChannel]:
     return () if opened is None else opened.channels
 
 
-def _fate(committed: Committed, known: dict[bytes, NumbersOfChannel]) -> Fate:
+def _fate(committed: Committed, known: dict[bytes, NumbersOfChannel], seen: Seen) -> Fate:
     params = committed.params
     phase = committed.phase
     reason = lost_reason(committed, known.get(params.handle))
@@ -125,11 +141,42 @@ def _fate(committed: Committed, known: dict[bytes, NumbersOfChannel]) -> Fate:
         outcome, sentence = Outcome.GOES_ON, "database and signer agree"
     else:
         outcome, sentence = Outcome.PEER_CLOSES, f"{reason}. We publish nothing and ask the peer to close"
-    return Fate(params.channel_id, params.peer, params.capacity, outcome, sentence)
+    fate = Fate(params.channel_id, params.peer, params.capacity, outcome, sentence)
+    return fate if outcome is Outcome.ENDS else _as_the_chain_says(fate, params, seen)
 
 
-def _brought_back(record: ChannelRecord) -> Fate:
-    return Fate(
+def _as_the_chain_says(fate: Fate, params: Params, seen: Seen) -> Fate:
+    """A close that stands in the chain leaves nothing to be decided by anybody."""
+    terms = commitment_params(params)
+    spend = seen.spends.get(terms.funding_outpoint)
+    if spend is None:
+        return fate
+    found, sentence = told(terms, spend)
+    return replace(fate, outcome=Outcome(found.value), sentence=sentence)
+
+
+def _wanted(
+    states: Sequence[State], records: Sequence[ChannelRecord], birth_height: int
+) -> tuple[Wanted, ...]:
+    """The fundings of channels that are not known to be closed."""
+    terms = [static.terms_of(record) for record in records]
+    terms += [
+        static.terms(state.committed)
+        for state in states
+        if not isinstance(state.committed.phase, Closing | Closed)
+    ]
+    return tuple(
+        Wanted(
+            commitment_params(one.params).funding_outpoint,
+            funding_script(one.params),
+            one.funding_height or one.opened_height or birth_height,
+        )
+        for one in terms
+    )
+
+
+def _brought_back(record: ChannelRecord, seen: Seen) -> Fate:
+    fate = Fate(
         record.channel_id,
         record.peer,
         record.capacity,
@@ -138,6 +185,7 @@ def _brought_back(record: ChannelRecord) -> Fate:
         " one block after it confirms",
         new=True,
     )
+    return _as_the_chain_says(fate, static.terms_of(record).params, seen)
 
 
 class Restorer:
@@ -160,7 +208,7 @@ class Restorer:
         self._signer.start()
         try:
             await self._reach()
-            made, content = await self._plan(blob)
+            made, content = await self._plan(blob, ask_chain=not apply)
             if apply and blob is not None and content is not None:
                 await self._apply(blob, content, made)
             return made
@@ -176,7 +224,7 @@ class Restorer:
                 what_to_do="Start lnp-signer with the seed of this node, let this node's key in, and try again.",
             ) from None
 
-    async def _plan(self, blob: bytes | None) -> tuple[Plan, Content | None]:
+    async def _plan(self, blob: bytes | None, *, ask_chain: bool) -> tuple[Plan, Content | None]:
         numbers = await self._ask(ChannelNumbers(), Numbers)
         states = [state for _, state in store.load(self._database.writer)]
         opened, content = None, None
@@ -188,7 +236,16 @@ class Restorer:
                     f"this backup is of a node on {content.network}, this one runs on {self._config.network}",
                     what_to_do="Set up a node on that network, and restore there.",
                 )
-        return plan(states, numbers.channels, opened, content), content
+        seen = await self._look(states, content) if ask_chain else NOT_ASKED
+        return plan(states, numbers.channels, opened, content, seen), content
+
+    async def _look(self, states: Sequence[State], content: Content | None) -> Seen:
+        wanted = _wanted(states, content.channels if content else (), content.birth_height if content else 0)
+        backend = backend_of(self._config, self._directory)
+        try:
+            return await look(backend, wanted)
+        finally:
+            await backend.close()
 
     async def _apply(self, blob: bytes, content: Content, made: Plan) -> None:
         """First the signer, which freezes what it takes; then the channels, all or none."""

@@ -19,6 +19,7 @@ from node.channel.state import (
     ShuttingDown,
 )
 from node.channel.turn import Turn
+from node.onchain.recognise import whose
 from protocol import curve
 from protocol.amounts import FEERATE_FLOOR, FeeratePerKw, Sat, floor_sat
 from protocol.bitcoin.transaction import Transaction
@@ -403,5 +404,8 @@ def _kind_of(turn: Turn, tx: Transaction) -> CloseKind:
         ours = isinstance(phase, Closing) and phase.kind is CloseKind.OURS and phase.tx
         if ours and Transaction.parse(phase.tx).txid == tx.txid:  # type: ignore[union-attr]
             return CloseKind.OURS
-        return CloseKind.THEIRS
-    return CloseKind.MUTUAL if isinstance(turn.c.phase, ShuttingDown | Closing) else CloseKind.UNKNOWN
+        # Published before we lost the state in which we had asked for it.
+        lost = whose(commitment_params(turn.c.params), tx) is Side.HOLDER
+        return CloseKind.OURS if lost else CloseKind.THEIRS
+    agreed = turn.c.forgotten or isinstance(turn.c.phase, ShuttingDown | Closing)
+    return CloseKind.MUTUAL if agreed else CloseKind.UNKNOWN

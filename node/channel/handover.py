@@ -16,7 +16,7 @@ from node.channel.state import (
     Volatile,
 )
 from node.onchain.deadlines import Running
-from node.onchain.recognise import classify
+from node.onchain.recognise import as_it_stands, classify
 from node.onchain.state import Facts, HtlcFact, Kind
 from protocol.bitcoin.transaction import Transaction
 from protocol.bolt3.commitment import Side, build
@@ -44,17 +44,19 @@ def facts_of(
             revoked=committed.remote_revoked,
             newest=committed.remote_number,
         )
+    if kind is Kind.OURS and _point(committed, kind, number) is None:
+        kind = Kind.OURS_LOST  # the very transaction that we know to be ours, of a number that we do not know
     if kind is Kind.MUTUAL and not _is_agreed(committed):
         kind = Kind.UNKNOWN
     place = (Side.HOLDER if kind is Kind.OURS else Side.COUNTERPARTY, number)
-    on_commitment = kind not in (Kind.MUTUAL, Kind.UNKNOWN, Kind.FUTURE)
+    on_commitment = kind not in (Kind.MUTUAL, Kind.UNKNOWN, Kind.FUTURE, Kind.OURS_LOST)
     wanted = dict(committed.question.others) if committed.question is not None else {}
     wanted |= {want.htlc_id: want.others for want in wanted_fulfilments(volatile)}
     facts = [_live(committed, row, place if on_commitment else None, wanted) for row in htlcs.values()]
     if on_commitment:
         # Of a revoked commitment what left it since; of a valid one what a preimage from the mempool has settled.
         facts += [_past(row, place) for row in finished if stands(row, *place)]
-    return Facts(
+    found = Facts(
         handle=committed.params.handle,
         channel_id=committed.params.channel_id,
         params=params,
@@ -66,6 +68,7 @@ def facts_of(
         point=_point(committed, kind, number),
         tell=tuple(preamble(committed)),
     )
+    return as_it_stands(found)
 
 
 def wanted_fulfilments(volatile: Volatile) -> list[FulfilWant]:
@@ -95,6 +98,8 @@ def running(committed: Committed, htlcs: Htlcs, volatile: Volatile) -> list[Runn
 def _is_agreed(committed: Committed) -> bool:
     """We negotiated, or it is the very transaction that was negotiated."""
     phase = committed.phase
+    if committed.forgotten:
+        return True  # from before the loss: besides commitments the signer signs nothing else
     if isinstance(phase, Closing):
         return phase.kind is not CloseKind.UNKNOWN
     return isinstance(phase, ShuttingDown)

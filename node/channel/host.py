@@ -160,7 +160,7 @@ class ChannelHost(Service):
     def _watch(self, channel: Channel) -> None:
         committed = channel.state.committed
         funding = committed.params.fundings[0]
-        since = committed.funding_height or 0
+        since = committed.funding_height or committed.opened_height or 0
         script = funding_script(committed.params)
         watch = chain.WatchOutput(funding.txid, funding.index, script, since, mempool=True)
         self.run(self._ask_chain(watch))

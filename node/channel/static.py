@@ -32,26 +32,36 @@ def record(committed: Committed) -> ChannelRecord | None:
     if isinstance(committed.phase, Closed):
         return None
     params = committed.params
-    terms = StaticTerms(params, committed.funding_height, committed.short_channel_id, committed.opened_height)
     return ChannelRecord(
         params.channel_id,
         params.peer,
         params.capacity,
         params.fundings[0].txid,
         params.fundings[0].index,
-        _encode(terms),
+        _encode(terms(committed)),
     )
 
 
-def restored(found: ChannelRecord) -> Committed:
-    """The channel as a node starts with that lost everything else. Raises MalformedMessage."""
+def terms(committed: Committed) -> StaticTerms:
+    return StaticTerms(
+        committed.params, committed.funding_height, committed.short_channel_id, committed.opened_height
+    )
+
+
+def terms_of(found: ChannelRecord) -> StaticTerms:
+    """Raises MalformedMessage."""
     try:
-        terms = _decode(found.terms)
+        return _decode(found.terms)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise MalformedMessage(
             f"channel {found.channel_id.hex()} of the backup cannot be read: {error}"
         ) from error
-    params = terms.params
+
+
+def restored(found: ChannelRecord) -> Committed:
+    """The channel as a node starts with that lost everything else. Raises MalformedMessage."""
+    known = terms_of(found)
+    params = known.params
     # Nothing is signed or derived with these points: the phase forbids it, and static_remotekey needs none.
     ours, theirs = params.holder_keys.funding_pubkey, params.counterparty_keys.funding_pubkey
     return Committed(
@@ -65,9 +75,9 @@ def restored(found: ChannelRecord) -> Committed:
         fees=(FeeStep(FeeratePerKw(253), 0, 0),),
         local_points=(ours, ours),
         remote_points=(theirs, theirs),
-        funding_height=terms.funding_height,
-        short_channel_id=terms.short_channel_id,
-        opened_height=terms.opened_height,
+        funding_height=known.funding_height,
+        short_channel_id=known.short_channel_id,
+        opened_height=known.opened_height,
         why=_FORGOTTEN,
         forgotten=True,
     )

@@ -5,13 +5,17 @@ from msgspec.structs import replace
 from node.onchain import planning
 from node.onchain.budget import PENALTIES, STAGED
 from node.onchain.events import CoinsFound, NotSigned, NotTaken, ReleaseCoins, Signed, Warn
-from node.onchain.state import Claim
+from node.onchain.state import Claim, Kind
 from node.onchain.turn import Turn
 from protocol.amounts import FEERATE_FLOOR, FeeratePerKw
 from protocol.bitcoin.transaction import Transaction
 
 TOO_DEAR = ("close-fee", "sweep-too-small")
 """The signer's words for a fee that is out of proportion."""
+NO_STAGE = "sweep-number"
+"""The signer's word for a second stage of a commitment whose state it lost."""
+NOT_GIVEN = "release-"
+"""So begin the signer's words for a preimage of our own invoice that it does not give for an HTLC."""
 IN_THE_WAY = ("fee", "replacement", "conflict", "spends-conflicting")
 """In a mempool's refusal: another transaction spends the same, or pays more than we do."""
 
@@ -38,12 +42,32 @@ def not_signed(turn: Turn, event: NotSigned) -> None:
     if event.tag in TOO_DEAR:
         _too_dear(turn, claim, event.why)
         return
+    staged = all(output.role in STAGED for output in turn.outputs(claim))
+    if event.tag == NO_STAGE and turn.facts.kind is Kind.OURS_LOST and staged:
+        for output in turn.outputs(claim):
+            turn.put_output(replace(output, given_up=planning.LOST))
+        planning.drop_claims(turn, claim.outputs)
+        return
+    if event.tag.startswith(NOT_GIVEN) and _expired(turn, claim):
+        # It never stood in all commitments, so it never was a payment to us, and now it is the peer's again.
+        for output in turn.outputs(claim):
+            turn.put_output(
+                replace(output, given_up="the peer's since its expiry, and its preimage was never given")
+            )
+        planning.drop_claims(turn, claim.outputs)
+        return
     if event.tag in ("fee-coins", "reserve-coin") and claim.coins:
         turn.do(ReleaseCoins(claim.id))
         claim = replace(claim, coins=(), change=None)
     if event.why != claim.waits and event.tag:
         turn.do(Warn(f"a transaction of a closed channel waits: {event.why}"))
     turn.put_claim(replace(claim, waits=event.why))
+
+
+def _expired(turn: Turn, claim: Claim) -> bool:
+    htlcs = turn.htlcs
+    keys = [output.htlc for output in turn.outputs(claim)]
+    return all(key is not None and turn.env.height >= htlcs[key].cltv_expiry for key in keys)
 
 
 def _too_dear(turn: Turn, claim: Claim, why: str) -> None:

@@ -63,6 +63,8 @@ def first_block(output: Output, htlc: HtlcFact | None, params: CommitmentParams)
             return None if htlc is None else max(htlc.cltv_expiry, output.height)
         case Role.OUR_RECEIVED | Role.THEIR_OFFERED:
             return output.height if htlc is not None and htlc.claim else None
+        case Role.LOST_HTLC:
+            return None
         case _:
             return output.height
 

@@ -32,11 +32,12 @@ from node.onchain.events import (
     Unconfirmed,
     Warn,
 )
+from node.onchain.recognise import as_it_stands, commitment_scripts_of, whose
 from node.onchain.settle import is_understood
 from node.onchain.state import Facts, HtlcFact, Kind, Role, State
 from node.onchain.turn import Turn
 from protocol.amounts import BlockHeight
-from protocol.bitcoin.transaction import txid_hex
+from protocol.bitcoin.transaction import Transaction, txid_hex
 
 
 def begin(facts: Facts, env: Env, before: State | None = None) -> Step:
@@ -161,10 +162,29 @@ def _unconfirmed(turn: Turn) -> None:
 def _point_known(turn: Turn, point: bytes) -> None:
     if is_understood(turn.state):
         return
-    turn.become(replace(turn.state, facts=replace(turn.facts, point=point)))
+    turn.become(replace(turn.state, facts=as_it_stands(replace(turn.facts, point=point))))
+    if turn.facts.kind is Kind.OURS_LOST:
+        _lost_one(turn)
     planning.find_outputs(turn, turn.state.height)
     if turn.state.height is not None:
         planning.plan(turn)
+
+
+def _lost_one(turn: Turn) -> None:
+    """A commitment from before the loss of our data. With our point at hand it is sure whose it is."""
+    facts = turn.facts
+    tx, known = Transaction.parse(facts.tx), commitment_scripts_of(facts)
+    own = known is not None and any(o.script_pubkey == known.to_local_script_pubkey for o in tx.outputs)
+    if not own and whose(facts.params, tx) is None:
+        turn.become(replace(turn.state, facts=replace(facts, kind=Kind.FUTURE, point=None)))
+        return
+    turn.do(
+        Warn(
+            f"our own commitment {facts.number} is in the chain, and this node does not remember it. Our balance in it"
+            f" comes back after {facts.params.holder.to_self_delay} blocks. HTLCs in it can be claimed only if the"
+            " signer still has the peer's signatures for them."
+        )
+    )
 
 
 def _claim_wanted(turn: Turn, wanted: ClaimWanted) -> None:

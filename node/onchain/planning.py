@@ -22,6 +22,9 @@ from node.onchain.turn import Turn
 from protocol.amounts import BlockHeight, FeeratePerKw, Sat
 from protocol.bitcoin.transaction import Transaction
 
+LOST = "of no use without the peer's signature for it, which was lost with our state"
+"""Why an HTLC of a commitment of ours that we do not remember is left."""
+
 
 def new_block(turn: Turn) -> None:
     if turn.state.height is not None and not is_understood(turn.state):
@@ -50,6 +53,8 @@ def find_outputs(turn: Turn, height: BlockHeight | None) -> None:
 
 
 def with_ceiling(turn: Turn, output: Output) -> Output:
+    if output.role is Role.LOST_HTLC:
+        return replace(output, given_up=LOST)
     return replace(output, ceiling=ceiling_of(output.role, output.value, turn.facts))
 
 

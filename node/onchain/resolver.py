@@ -289,8 +289,13 @@ class Resolver:
             log.error("signer_not_told", channel=facts.channel_id.hex(), answer=str(reply))
 
     async def _find_point(self, row_id: int, facts: Facts, number: int) -> None:
-        reply = await self._call(row_id, facts, sign.FindPeerPoint(facts.handle, number))
-        if isinstance(reply, sign.PeerPointFound):
+        request: sign.Request = sign.FindPeerPoint(facts.handle, number)
+        if facts.kind is Kind.OURS_LOST:
+            # The chain has proven that our state is not the newest: from here on the signer must not go by it either.
+            await self._call(row_id, facts, sign.MarkStale(facts.handle))
+            request = sign.FindHolderPoint(facts.handle, number)
+        reply = await self._call(row_id, facts, request)
+        if isinstance(reply, sign.PeerPointFound | sign.HolderPointFound):
             self.put(row_id, PeerPointKnown(reply.point))
         else:
             log.error("point_not_found", channel=facts.channel_id.hex(), number=number, answer=str(reply))

@@ -17,8 +17,9 @@ def is_deep(at: BlockHeight | None, height: BlockHeight, depth: int = FINAL_DEPT
 
 
 def is_understood(state: State) -> bool:
-    """Whether the outputs are known: those of a revoked commitment wait for the peer's point."""
-    return state.facts.kind is not Kind.REVOKED or state.facts.point is not None
+    """Whether the outputs are known: those of a revoked commitment wait for the peer's point, those of one of ours that
+    we do not remember for our own."""
+    return state.facts.kind not in (Kind.REVOKED, Kind.OURS_LOST) or state.facts.point is not None
 
 
 def outcome_of(state: State, htlc: HtlcFact, height: BlockHeight) -> Outcome | None:

@@ -25,10 +25,11 @@ deeper reorganisation takes away is spent once more; after it the node forgets."
 
 class Kind(StrEnum):
     """Who spent the funding, and with what. `FUTURE`: a commitment of the peer that we do not
-    remember, because we lost data."""
+    remember, because we lost data; `OURS_LOST`: one of our own, likewise."""
 
     MUTUAL = "mutual"
     OURS = "ours"
+    OURS_LOST = "ours_lost"
     THEIRS = "theirs"
     THEIRS_NEXT = "theirs_next"
     REVOKED = "revoked"
@@ -66,6 +67,7 @@ class HtlcFact(Struct, frozen=True, array_like=True):
 class Facts(Struct, frozen=True):
     """`tx` spends the funding. `point`: that of the commitment's owner; None for a revoked one until the signer told.
 
+    Of `OURS_LOST` it comes from the signer as well.
     `tell`: what the signer does not know yet and must hear first, such as the last revocation.
     """
 
@@ -82,7 +84,11 @@ class Facts(Struct, frozen=True):
 
 
 class Role(StrEnum):
-    """An output that is ours to spend, now, later or if something happens. The values are the signer's words."""
+    """An output that is ours to spend, now, later or if something happens. The values are the signer's words.
+
+    `LOST_HTLC`: of our own commitment, and we remember nothing of it. It is only watched: a second stage of ours that
+    left before the loss makes an output that is ours.
+    """
 
     ANCHOR = "anchor"
     TO_LOCAL = "to_local"
@@ -90,6 +96,7 @@ class Role(StrEnum):
     SECOND_STAGE = "second_stage_output"
     OUR_OFFERED = "our_offered"
     OUR_RECEIVED = "our_received"
+    LOST_HTLC = "lost_htlc"
     THEIR_OFFERED = "their_offered_with_preimage"
     THEIR_RECEIVED = "their_received_after_timeout"
     REVOKED_TO_LOCAL = "revoked_to_local"

@@ -12,6 +12,7 @@ from protocol.bus.messages.why import BECAUSE, HAPPENED, NEXT, NOW, YOU, Line
 _KINDS = {
     Kind.MUTUAL: "a close that both sides agreed to",
     Kind.OURS: "our own commitment",
+    Kind.OURS_LOST: "our own commitment, published before this node lost its state",
     Kind.THEIRS: "the peer's commitment",
     Kind.THEIRS_NEXT: "the peer's next commitment, which it had not revoked",
     Kind.REVOKED: "a commitment that the peer had revoked: everything in it is ours",
@@ -25,6 +26,7 @@ _ROLES = {
     Role.SECOND_STAGE: "an HTLC that is ours after a delay",
     Role.OUR_OFFERED: "an HTLC that we offered",
     Role.OUR_RECEIVED: "an HTLC that we received",
+    Role.LOST_HTLC: "an HTLC that this node does not remember",
     Role.THEIR_OFFERED: "an HTLC that we received",
     Role.THEIR_RECEIVED: "an HTLC that we offered",
     Role.REVOKED_TO_LOCAL: "the cheat's balance",

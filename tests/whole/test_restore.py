@@ -144,6 +144,46 @@ def test_everything_lost_but_the_seed_and_a_backup(stack: Stack, tmp_path: Path)
     comes_home(stack, owed, before)
 
 
+@pytest.mark.parametrize("blocks", [1, 150], ids=["after one block", "after its delay"])
+def test_everything_lost_after_our_own_close(stack: Stack, tmp_path: Path, blocks: int) -> None:
+    """checklist 30, 49: our commitment is in the chain already, so nobody has to close any more; its delayed output
+    is found by the number that it carries, and the signer tells no more than the point of that number."""
+    alice, bob = stack.nodes["alice"], stack.nodes["bob"]
+    rounds(stack, 1)
+    owed, before = mine_of(alice), coins(alice)
+    channel_id = alone(alice.channels())["channel_id"]
+    kept = tmp_path / "channels.backup"
+    shutil.copy(alice.datadir / NETWORK / "channels.backup", kept)
+    stop(bob)
+    alice.call("close", id=channel_id, unilateraltimeout=1)
+    wait_for("the commitment", lambda: stack.chain.call("getrawmempool"))
+    stop(alice)
+    stack.chain.mine(blocks)
+    shutil.rmtree(alice.datadir)
+    for file in alice.signer_dir.glob("signer.sqlite*"):
+        file.unlink()
+    new_node(alice)
+    plan = lnpd(alice, "restore", "--backup", str(kept), "--plan")
+    assert "our own commitment is in the chain: commitment " in plan
+    assert "delayed by 144 blocks" in plan
+    assert "the peer closes" not in plan
+    assert "HTLC" not in plan
+    lnpd(alice, "restore", "--backup", str(kept), "--yes")
+    alice.start_daemon()
+    alice.wait_ready()
+
+    def swept() -> bool:
+        stack.chain.mine(1)
+        wait_for("the block", lambda: alice.height == stack.chain.height)
+        return coins(alice) >= before + owed - 1000 * FEES
+
+    wait_for("the story", lambda: "published before this node lost" in str(alice.call("why", channel_id)))
+    if blocks == 1:
+        stack.chain.mine(140)
+    wait_for("the money", swept, every=0.3)
+    assert "event=bug" not in alice.daemon.log.read_text(errors="replace")
+
+
 def new_node(node: Node) -> None:
     """`lnpd init` in an empty place, for the signer that has the seed."""
     node.start_signer()

@@ -46,7 +46,7 @@ from node.onchain.events import (
     Warn,
     Watch,
 )
-from node.onchain.state import Outcome, State
+from node.onchain.state import Kind, Outcome, State
 from protocol.amounts import BlockHeight, FeeratePerKw, Msat, Sat
 from protocol.bitcoin.sighash import segwit_v0
 from protocol.bitcoin.transaction import OutPoint, Transaction, TxIn, TxOut
@@ -172,8 +172,13 @@ class Watcher:
                     self.watched.discard(OutPoint(txid, index))
                 case FindPoint(number=number):
                     self._tell()
-                    reply = self.end.call(sign.FindPeerPoint(self.state.facts.handle, number))
-                    assert isinstance(reply, sign.PeerPointFound), reply
+                    handle = self.state.facts.handle
+                    request: sign.Request = sign.FindPeerPoint(handle, number)
+                    if self.state.facts.kind is Kind.OURS_LOST:
+                        assert self.end.call(sign.MarkStale(handle)) == sign.MarkedStale()
+                        request = sign.FindHolderPoint(handle, number)
+                    reply = self.end.call(request)
+                    assert isinstance(reply, sign.PeerPointFound | sign.HolderPointFound), reply
                     self.do(PeerPointKnown(reply.point))
                 case Sign(claim=claim, request=request):
                     self._sign(claim, request)
