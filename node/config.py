@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct, field
 
+from protocol.amounts import Sat
 from protocol.bitcoin.network import NETWORKS, Network
 from protocol.errors import CommandRefused
 from protocol.secret import Secret
@@ -154,12 +155,28 @@ class TorConfig(Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
+MAX_DUST = 50_000
+LARGEST_DUST = 1_000_000
+
+
 class ChannelConfig(Struct, frozen=True, forbid_unknown_fields=True):
-    """What we let peers do with channels that they open."""
+    """What we let peers do in channels."""
 
     zeroconf_peers: tuple[str, ...] = ()
     """Node ids whose channels are used before their funding is confirmed. Such a peer can take back whatever it paid us
     there until then, so name only those whom you would lend it."""
+    max_dust: int = MAX_DUST
+    """Satoshis, in each channel: what may stand in payments that are too small for an output of their own. If the
+    channel ends while they run, the miners get it; a lower bound refuses more small payments at once."""
+
+    def dust(self) -> Sat:
+        """Raises CommandRefused."""
+        if not 0 <= self.max_dust <= LARGEST_DUST:
+            raise CommandRefused(
+                f"channel.max_dust: {self.max_dust} sat is no bound for what small payments may lose",
+                what_to_do=f"Write 0 (no payment without an output) to {LARGEST_DUST}; {MAX_DUST} is usual.",
+            )
+        return Sat(self.max_dust)
 
     def trusted(self) -> frozenset[bytes]:
         """Raises CommandRefused."""
@@ -265,6 +282,7 @@ def parse(document: dict[str, Any], where: str) -> Config:
     _check_tor(config, where)
     _check_chain(config, where)
     config.channel.trusted()
+    config.channel.dust()
     return config
 
 

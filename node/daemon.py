@@ -153,7 +153,7 @@ def _channel(parts: Parts) -> Service:
         parts.database.writer,
         parts.signer,
         chain_hash=parts.network.chain_hash,
-        policy=Policy(zeroconf_peers=parts.config.channel.trusted()),
+        policy=Policy(zeroconf_peers=parts.config.channel.trusted(), max_dust=parts.config.channel.dust()),
     )
     service.keeps_revoked = bool(parts.config.tower.file)
     return service

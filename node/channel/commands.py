@@ -67,7 +67,9 @@ class Commands(Explains):
         policy: Policy | None = None,
     ) -> None:
         super().__init__(bus, writer, signer, chain_hash=chain_hash)
-        self.openings = Openings(bus, signer, policy or Policy(), chain_hash, self)
+        policy = policy or Policy()
+        self._env = replace(self._env, max_dust=policy.max_dust)
+        self.openings = Openings(bus, signer, policy, chain_hash, self)
 
     @handles(said.FundChannel)
     async def fund_channel(self, request: said.FundChannel) -> said.ChannelFunded:

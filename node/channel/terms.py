@@ -3,6 +3,7 @@
 
 from msgspec import Struct
 
+from node.channel.events import MAX_DUST
 from node.channel.state import Limits
 from protocol import curve
 from protocol.amounts import FEERATE_FLOOR, MAX_MONEY, FeeratePerKw, Msat, Sat, to_msat
@@ -36,6 +37,8 @@ class Policy(Struct, frozen=True):
     minimum_depth: int = 3
     zeroconf_peers: frozenset[bytes] = frozenset()
     """Whose channels we use before their funding is confirmed: these peers can take back what they paid us there."""
+    max_dust: Sat = MAX_DUST
+    """What we let stand in HTLCs without an output, in either commitment (checklist 21)."""
 
     def limits(self, funding: Sat) -> Limits:
         """One part in a hundred as reserve, and never below the usual largest dust limit."""

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from node import config as settings
+from node.channel.terms import Policy
 from node.config import BitcoindConfig, Config, ElectrumConfig, LogConfig, SignerConfig
 from protocol.errors import CommandRefused
 from protocol.secret import Secret
@@ -167,6 +168,22 @@ def test_the_only_network_needs_no_name(directory: Path) -> None:
         settings.network_directory(datadir, None)
     with pytest.raises(CommandRefused, match="no node was set up"):
         settings.network_directory(datadir / "elsewhere", None)
+
+
+def test_the_bound_on_dust_is_a_setting_with_limits(directory: Path) -> None:
+    """checklist 21: what may be lost to miners at once."""
+    assert settings.load(directory).channel.dust() == Policy().max_dust == 50_000
+    for most in (0, 1_000_000):
+        config = settings.load(directory, (f"channel.max_dust={most}",))
+        assert config.channel.dust() == most
+        settings.save(directory, config)
+        assert settings.load(directory) == config
+    for wrong in (-1, 1_000_001):
+        with pytest.raises(CommandRefused, match=r"channel\.max_dust.*Write 0"):
+            settings.load(directory, (f"channel.max_dust={wrong}",))
+    for odd in ('"much"', "1.5", "true"):
+        with pytest.raises(CommandRefused, match="max_dust"):
+            settings.load(directory, (f"channel.max_dust={odd}",))
 
 
 def test_peers_whose_zeroconf_channels_are_taken_are_named_one_by_one(directory: Path) -> None:
