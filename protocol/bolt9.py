@@ -172,20 +172,22 @@ OUR_INIT = FeatureSet.of(
     23,  # anchors: our usual channel type; odd, since Electrum 4.3.4 refuses 22
     27,  # shutdown_anysegwit: a taproot closing script is taken
     35,  # quiesce: an stfu is answered; we send none of our own yet
+    37,  # attribution_data: made, passed back and read in failures and fulfilments
     43,  # provide_storage: 65531 bytes for each peer with a channel
     44,  # channel_type: we open with nothing else; LDK, Eclair and Electrum check the bit
     47,  # scid_alias: every channel has one, and hides the real id where its type says so
     51,  # zeroconf: understood; taken only of peers that a person trusts by name
     61,  # simple_close: each side pays for its own closing transaction
 )
-"""What we do today, in odd bits wherever a peer may lack it: Electrum 4.3.4 takes few even ones. 25, 37, 39 and 63
-join when their code does."""
+"""What we do today, in odd bits wherever a peer may lack it: Electrum 4.3.4 takes few even ones. 25, 39 and 63 join
+when their code does."""
 
 
 OUR_INVOICE = FeatureSet.of(
     8,  # var_onion_optin
     14,  # payment_secret
     17,  # basic_mpp: parts may come over any channels of ours
+    37,  # attribution_data: who pays us hears how long the hops took
 )
 """What our invoices say; the signer writes them."""
 

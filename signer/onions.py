@@ -24,5 +24,5 @@ def _peel(node_secret: Secret, onion: OnionToPeel) -> Peeled | Unpeelable:
 
 def _with_keys(payload: bytes, next_packet: bytes | None, shared_secret: Secret) -> Peeled:
     secret = shared_secret.reveal()
-    um, ammag = sphinx.derive_key(b"um", secret), sphinx.derive_key(b"ammag", secret)
-    return Peeled(payload, next_packet, um, ammag)
+    um, ammag, ammagext = (sphinx.derive_key(kind, secret) for kind in (b"um", b"ammag", b"ammagext"))
+    return Peeled(payload, next_packet, um, ammag, ammagext)

@@ -253,8 +253,8 @@ def _take_back_remote(turn: Turn, question: Question) -> tuple[list[Htlc], list[
 
 def _removal_again(row: Htlc, question: Question) -> Want:
     if row.preimage is not None:
-        return FulfilWant(row.id, row.preimage or None, question.others.get(row.id, ()))
-    return FailWant(row.id, row.failure or b"", row.failure_code)
+        return FulfilWant(row.id, row.preimage or None, question.others.get(row.id, ()), row.attribution)
+    return FailWant(row.id, row.failure or b"", row.failure_code, row.attribution)
 
 
 def _forget_commitment(turn: Turn, question: Question) -> None:
@@ -278,7 +278,7 @@ def _forget_commitment(turn: Turn, question: Question) -> None:
             turn.put(replace(row, local_from=None))
         elif row.local_to == number:
             if row.offered:
-                row = replace(row, failure=None, failure_code=None)
+                row = replace(row, failure=None, failure_code=None, attribution=None)
             turn.put(replace(row, local_to=None))
     turn.c.fees = tuple(
         step if step.local_from != number else FeeStep(step.feerate_per_kw, None, step.remote_from)

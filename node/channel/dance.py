@@ -6,6 +6,7 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from node.channel import updates
+from node.channel.attributions import after_its_end, attributed, is_forward
 from node.channel.content import content
 from node.channel.events import Peel, Save, Send
 from node.channel.state import (
@@ -26,7 +27,7 @@ from protocol import curve
 from protocol.bolt3.commitment import Side
 from protocol.bolt4 import failure as failures
 from protocol.bolt4 import payload as payloads
-from protocol.bolt4.failure_onion import FailureKeys, create
+from protocol.bolt4.failure_onion import FailureKeys, create, wrap
 from protocol.bolt4.sphinx import InvalidOnionPayload as BadPayload
 from protocol.bus.messages import channel as said
 from protocol.bus.messages.signer import (
@@ -55,6 +56,7 @@ from protocol.wire.bolt2_update import (
     UpdateFailMalformedHtlc,
     UpdateFee,
     UpdateFulfillHtlc,
+    attribution_tlvs,
 )
 from protocol.wire.message import Message
 
@@ -262,8 +264,11 @@ def announce_received(turn: Turn, row: Htlc) -> None:
     if row.failure is not None and row.um is not None and row.ammag is not None:
         # Decided before, here or by payments: nobody may change that.
         keys = FailureKeys(Secret(row.um), Secret(row.ammag))
-        reason = row.failure or create(keys, failures.TemporaryChannelFailure())
-        add_want(turn, FailWant(row.id, reason))
+        reason, told = row.failure, row.attribution
+        if not reason:
+            reason = create(keys, failures.TemporaryChannelFailure())
+            told = attributed(row, wrap(keys, reason), 0, None, is_source=True)
+        add_want(turn, FailWant(row.id, reason, attribution=told))
         return
     if turn.c.unaccepted is not None and not row.preimage and (row.next_onion is not None or _is_part(row)):
         if row.id not in turn.v.unannounced:
@@ -271,9 +276,8 @@ def announce_received(turn: Turn, row: Htlc) -> None:
         turn.v = replace(turn.v, accept_due=True)
         return
     if row.preimage:
-        add_want(
-            turn, FulfilWant(row.id, row.preimage)
-        )  # decided before a crash, or when it could not leave yet
+        # Decided before a crash, or when it could not leave yet.
+        add_want(turn, FulfilWant(row.id, row.preimage, attribution=row.attribution))
     turn.tell(
         said.HtlcReceived(
             turn.c.params.channel_id,
@@ -316,7 +320,8 @@ def add_want(turn: Turn, want: FulfilWant | FailWant) -> None:
         for known in wants:
             if isinstance(known, FulfilWant) and known.htlc_id == want.htlc_id:
                 more = max(known.others, want.others, key=len)
-                want = FulfilWant(want.htlc_id, want.preimage or known.preimage, more)
+                told = known.attribution or want.attribution
+                want = FulfilWant(want.htlc_id, want.preimage or known.preimage, more, told)
                 wants = tuple(other for other in wants if other is not known)
     turn.v = replace(turn.v, wants=(*wants, want))
 
@@ -332,14 +337,12 @@ def finish_rows(turn: Turn, *, closed: bool = False) -> None:
     for key, row in list(turn.htlcs.items()):
         if row.local_to is None or row.remote_to is None or row.local_to > ours or row.remote_to > theirs:
             continue
-        if turn.c.unaccepted is not None and not closed and row.preimage is None and passes_on(row):
+        if turn.c.unaccepted is not None and not closed and row.preimage is None and is_forward(row):
             # Its incoming HTLC will be failed when this one is told to be gone; our signer must know before.
             turn.v = replace(turn.v, accept_due=True)
             continue
         del turn.htlcs[key]
-        if row.next_onion is not None:
-            row = replace(row, next_onion=None)  # owed to nobody any more
-        turn.finished.append(row)
+        turn.finished.append(after_its_end(row))
         turn.save(Save.NEXT)
         amount = row.amount_msat if not row.offered else -row.amount_msat
         if row.preimage is not None:
@@ -349,16 +352,12 @@ def finish_rows(turn: Turn, *, closed: bool = False) -> None:
         if not row.offered:
             turn.tell(said.HtlcResolved(channel_id, row.id, row.payment_hash, row.preimage is not None))
         elif row.preimage is None and row.origin is not None:
-            turn.tell(said.HtlcFailed(row.origin, channel_id, row.id, row.failure or b"", row.failure_code))
+            why = row.failure or b"", row.failure_code, row.attribution
+            turn.tell(said.HtlcFailed(row.origin, channel_id, row.id, *why))
     fees = turn.c.fees
     while len(fees) > 1 and _settled(fees[1], ours, theirs):
         fees = fees[1:]
     turn.c.fees = fees
-
-
-def passes_on(row: Htlc) -> bool:
-    """Whether we offered it in place of one that we received."""
-    return row.offered and row.origin is not None and said.parse_forward_origin(row.origin) is not None
 
 
 def _settled(step: FeeStep, ours: int, theirs: int) -> bool:
@@ -389,8 +388,16 @@ def onions_peeled(turn: Turn, results: tuple[tuple[int, bytes, Peeled | Unpeelab
         match result:
             case Unpeelable(failure_code=code, sha256_of_onion=digest):
                 row = replace(row, onion=None, payload=digest, failure_code=code)
-            case Peeled(payload=payload, next_packet=next_packet, um=um, ammag=ammag):
-                row = replace(row, onion=None, payload=payload, next_onion=next_packet, um=um, ammag=ammag)
+            case Peeled(payload=payload, next_packet=next_packet, um=um, ammag=ammag, ammagext=ammagext):
+                row = replace(
+                    row,
+                    onion=None,
+                    payload=payload,
+                    next_onion=next_packet,
+                    um=um,
+                    ammag=ammag,
+                    ammagext=ammagext if row.ammagext is None else row.ammagext,
+                )
             case _:
                 assert_never(result)
         turn.put(row)
@@ -422,10 +429,10 @@ def _removal(channel_id: bytes, row: Htlc) -> Message:
     if row.preimage is not None:
         if not row.preimage:
             raise AssertionError(f"HTLC {row.id} is fulfilled and its preimage was never released")
-        return UpdateFulfillHtlc(channel_id, row.id, Secret(row.preimage))
+        return UpdateFulfillHtlc(channel_id, row.id, Secret(row.preimage), attribution_tlvs(row.attribution))
     if row.failure_code is not None:
         return UpdateFailMalformedHtlc(channel_id, row.id, row.failure or b"", row.failure_code)
-    return UpdateFailHtlc(channel_id, row.id, row.failure or b"")
+    return UpdateFailHtlc(channel_id, row.id, row.failure or b"", attribution_tlvs(row.attribution))
 
 
 def commitment_message(committed: Committed, signatures: tuple[PeerSignatures, ...]) -> Message:

@@ -45,11 +45,13 @@ class Offer(Struct, frozen=True):
 
 class Fulfil(Struct, frozen=True):
     """`preimage`: of the next hop; None for one of our own invoices, which the signer releases. `others`: what stands
-    in other channels for the same invoice."""
+    in other channels for the same invoice. `hold_time` and `attribution` as in `FulfilHtlc` of the bus."""
 
     htlc_id: int
     preimage: bytes | None = None
     others: OtherParts = ()
+    hold_time: int = 0
+    attribution: bytes | None = None
 
 
 class Fail(Struct, frozen=True):
@@ -59,6 +61,8 @@ class Fail(Struct, frozen=True):
     htlc_id: int
     failure: bytes
     from_next: bool = False
+    hold_time: int = 0
+    attribution: bytes | None = None
 
 
 class FeerateMoved(Struct, frozen=True):

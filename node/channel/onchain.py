@@ -5,7 +5,8 @@ The resolution itself is `node.onchain`; here its results enter the rows, and pa
 
 from msgspec.structs import replace
 
-from node.channel.dance import passes_on, preamble
+from node.channel.attributions import after_its_end, is_forward
+from node.channel.dance import preamble
 from node.channel.events import ResolvedOnChain, Save, SettledOnChain
 from node.channel.state import Closed, Closing, Htlc
 from node.channel.turn import Turn
@@ -23,12 +24,13 @@ def settled(turn: Turn, event: SettledOnChain) -> None:
     if not isinstance(turn.c.phase, Closing):
         _seen_in_mempool(turn, row, event)
         return
-    if not event.paid and row.preimage is None and passes_on(row):
+    if not event.paid and row.preimage is None and is_forward(row):
         if row.id not in turn.v.burying:
             turn.v = replace(turn.v, burying=(*turn.v.burying, row.id))
         return
     del turn.htlcs[row.key]
-    turn.finished.append(_offered(turn, row, event) if row.offered else _received(turn, row, event))
+    row = _offered(turn, row, event) if row.offered else _received(turn, row, event)
+    turn.finished.append(after_its_end(row))
     turn.save(Save.NOW)
 
 
@@ -45,7 +47,8 @@ def buried(turn: Turn) -> None:
     turn.v = replace(turn.v, burying=tuple(rest))
     row = turn.htlcs.pop((True, htlc_id), None)
     if row is not None:
-        turn.finished.append(_offered(turn, row, SettledOnChain(True, htlc_id, paid=False)))
+        row = _offered(turn, row, SettledOnChain(True, htlc_id, paid=False))
+        turn.finished.append(after_its_end(row))
         turn.save(Save.NOW)
     if turn.v.resolved:
         resolved(turn, ResolvedOnChain())
@@ -64,7 +67,9 @@ def _offered(turn: Turn, row: Htlc, event: SettledOnChain) -> Htlc:
             return row  # the peer gave the preimage and then missed to take the money: it is paid upstream
         if row.origin is not None:
             reason = row.failure or b""
-            turn.tell(said.HtlcFailed(row.origin, channel_id, row.id, reason, row.failure_code))
+            turn.tell(
+                said.HtlcFailed(row.origin, channel_id, row.id, reason, row.failure_code, row.attribution)
+            )
         return row
     _moves(turn, Msat(-row.amount_msat))
     if row.preimage is None and event.preimage is not None and row.origin is not None:

@@ -4,6 +4,7 @@ from copy import copy
 from typing import ClassVar
 
 import structlog
+from msgspec.structs import replace
 
 from node.channel import store
 from node.channel.chain_side import BlockTold
@@ -11,7 +12,6 @@ from node.channel.channel import Channel
 from node.channel.commands import Commands, hello
 from node.channel.events import (
     Disconnected,
-    Env,
     Fail,
     FromPeer,
     Fulfil,
@@ -72,7 +72,7 @@ class ChannelService(Commands):
         await self._compare_numbers()
         try:
             tip = await self.bus.request("chain", chain.GetTip(), deadline=600)
-            self._env = Env(height=tip.height, feerate_per_kw=await self.feerate(6))
+            self._env = replace(self._env, height=tip.height, feerate_per_kw=await self.feerate(6))
         except (CommandRefused, OutcomeUnknown) as error:
             log.warning("chain_not_known_yet", error=str(error))
         self._ready = True
@@ -228,7 +228,11 @@ class ChannelService(Commands):
     @hears(said.FulfilHtlc)
     def fulfil(self, request: said.FulfilHtlc) -> None:
         if (channel := self._channels.get(request.channel_id)) is not None:
-            channel.put(Fulfil(request.htlc_id, request.preimage, request.others))
+            channel.put(
+                Fulfil(
+                    request.htlc_id, request.preimage, request.others, request.hold_time, request.attribution
+                )
+            )
             if self._resolver.state(channel.row_id) is not None:
                 wanted = ClaimWanted(request.htlc_id, request.preimage, request.others)
                 self._resolver.put(channel.row_id, wanted)
@@ -236,20 +240,31 @@ class ChannelService(Commands):
     @hears(said.FailHtlc)
     def fail(self, request: said.FailHtlc) -> None:
         if (channel := self._channels.get(request.channel_id)) is not None:
-            channel.put(Fail(request.htlc_id, request.failure, request.from_next))
+            channel.put(
+                Fail(
+                    request.htlc_id,
+                    request.failure,
+                    request.from_next,
+                    request.hold_time,
+                    request.attribution,
+                )
+            )
 
     @handles(said.LiveOrigins)
     def live_origins(self, request: said.LiveOrigins) -> said.Origins:
         """What became of the HTLCs that we offered for somebody, live and settled."""
         found: list[tuple[str, str, bytes | None, bytes | None, int | None]] = []
-        for origin, preimage, failure, code, done in store.origins(self._writer, request.origins):
+        attributions: list[tuple[str, bytes]] = []
+        for origin, preimage, failure, code, done, told in store.origins(self._writer, request.origins):
+            if told is not None and (done or preimage is not None):
+                attributions.append((origin, told))
             if preimage is not None:
                 found.append((origin, "fulfilled", preimage, None, None))
             elif done:
                 found.append((origin, "failed", None, failure, code))
             else:
                 found.append((origin, "pending", None, None, None))
-        return said.Origins(tuple(found))
+        return said.Origins(tuple(found), tuple(attributions))
 
     @handles(said.SettledReceived)
     def settled_received(self, request: said.SettledReceived) -> said.Settled:

@@ -33,10 +33,12 @@ class Htlc(Struct, frozen=True):
     """One HTLC: a row, written once and updated in place. `offered`: by us.
 
     `onion` is kept only while it is owed: to the peer (offered) until it revoked the state before, or to the
-    signer (received) until it was peeled into `payload`, `next_onion`, `um` and `ammag`.
+    signer (received) until it was peeled into `payload`, `next_onion`, `um`, `ammag` and `ammagext`.
     `preimage` or `failure` (a wrapped onion, or with `failure_code` the hash of an unreadable one) says how it ends.
     A received HTLC may have its `preimage` before it is removed: the next hop gave it, and nothing else will end it.
     `onion_key`: the ephemeral key of the onion that a received one came with.
+    `attribution`: the data (BOLT 4) that we owe with the removal of a received one, or that came with the end of an
+    offered one.
     """
 
     offered: bool
@@ -58,6 +60,8 @@ class Htlc(Struct, frozen=True):
     failure_code: int | None = None
     origin: str | None = None
     onion_key: bytes | None = None
+    ammagext: bytes | None = None
+    attribution: bytes | None = None
 
     @property
     def key(self) -> tuple[bool, int]:
@@ -375,6 +379,7 @@ class FulfilWant(Struct, frozen=True):
     htlc_id: int
     preimage: bytes | None = None
     others: OtherParts = ()
+    attribution: bytes | None = None
 
 
 class FailWant(Struct, frozen=True):
@@ -383,6 +388,7 @@ class FailWant(Struct, frozen=True):
     htlc_id: int
     reason: bytes
     code: int | None = None
+    attribution: bytes | None = None
 
 
 class FeeWant(Struct, frozen=True):

@@ -21,6 +21,7 @@ from node.channel import (
     simple_close,
     updates,
 )
+from node.channel.attributions import attributed
 from node.channel.events import (
     CloseWanted,
     Connected,
@@ -192,15 +193,20 @@ def _wish(turn: Turn, event: Offer | Fulfil | Fail | FeerateMoved) -> None:
                 return
             turn.v = replace(turn.v, wants=(*turn.v.wants, want))
         case Fulfil(htlc_id=htlc_id, preimage=preimage, others=others):
-            if preimage is None or updates.keep_preimage(turn, htlc_id, preimage):
-                dance.add_want(turn, FulfilWant(htlc_id, preimage, others))
+            row = turn.htlcs.get((False, htlc_id))
+            is_final = row is not None and row.next_onion is None
+            told = attributed(row, b"", event.hold_time, event.attribution, is_source=is_final)
+            if preimage is None or updates.keep_preimage(turn, htlc_id, preimage, told):
+                dance.add_want(turn, FulfilWant(htlc_id, preimage, others, told))
         case Fail(htlc_id=htlc_id, failure=failure, from_next=from_next):
             row = turn.htlcs.get((False, htlc_id))
             if row is None or row.um is None or row.ammag is None:
                 return
             keys = FailureKeys(Secret(row.um), Secret(row.ammag))
             reason = wrap(keys, failure) if from_next else create(keys, failures.decode(failure))
-            dance.add_want(turn, FailWant(htlc_id, reason))
+            packet = failure if from_next else wrap(keys, reason)
+            told = attributed(row, packet, event.hold_time, event.attribution, is_source=not from_next)
+            dance.add_want(turn, FailWant(htlc_id, reason, attribution=told))
         case FeerateMoved(feerate_per_kw=rate):
             if turn.c.params.holder_is_opener and isinstance(turn.c.phase, Normal):
                 wants = [want for want in turn.v.wants if not isinstance(want, FeeWant)]

@@ -10,6 +10,7 @@ from node.channel.events import Step
 from node.channel.state import Closed, Committed, Htlc, State, Volatile
 from node.channel.turn import cln_state
 from protocol.amounts import Msat
+from protocol.bus.messages.channel import forward_origin
 
 Unit = list[tuple[str, Sequence[tuple[Any, ...]]]]
 
@@ -17,18 +18,21 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Committed).decode
 _COLUMNS = (
     "offered, id, amount_msat, payment_hash, cltv_expiry, local_from, local_to, remote_from, remote_to,"
-    " onion, payload, next_onion, um, ammag, preimage, failure, failure_code, origin, onion_key"
+    " onion, payload, next_onion, um, ammag, preimage, failure, failure_code, origin, onion_key,"
+    " ammagext, attribution"
 )
 _PUT_CHANNEL = "UPDATE channels SET state = ?, phase = ?, updated = ? WHERE id = ?"
 _NEW_CHANNEL = "INSERT INTO channels (id, channel_id, peer, state, phase, updated) VALUES (?, ?, ?, ?, ?, ?)"
-_NEW_HTLC = f"INSERT INTO htlcs (channel, done, {_COLUMNS}) VALUES ({', '.join('?' * 21)})"  # noqa: S608 - our own column names
+_NEW_HTLC = f"INSERT INTO htlcs (channel, done, {_COLUMNS}) VALUES ({', '.join('?' * 23)})"  # noqa: S608 - our own column names
 _PUT_HTLC = (
     "UPDATE htlcs SET local_from = ?, local_to = ?, remote_from = ?, remote_to = ?, onion = ?, payload = ?,"
-    " next_onion = ?, um = ?, ammag = ?, preimage = ?, failure = ?, failure_code = ?, done = ?"
+    " next_onion = ?, um = ?, ammag = ?, preimage = ?, failure = ?, failure_code = ?, ammagext = ?,"
+    " attribution = ?, done = ?"
     " WHERE channel = ? AND offered = ? AND id = ?"
 )
 _MOST_NAMED = 500
 """Values in one query; SQLite takes some thousands."""
+_FORGET_ATTRIBUTION = "UPDATE htlcs SET attribution = NULL WHERE origin = ? AND attribution IS NOT NULL"
 _DROP_HTLC = "DELETE FROM htlcs WHERE channel = ? AND offered = ? AND id = ?"
 _JOURNAL = "INSERT INTO journal (channel, event, at) VALUES (?, ?, ?)"
 
@@ -73,6 +77,11 @@ def changes(row_id: int, before: State, step: Step, event: str) -> Unit:
         unit.append((_NEW_HTLC, added))
     if changed:
         unit.append((_PUT_HTLC, changed))
+    failed = [row for row in step.finished if not row.offered and row.preimage is None]
+    if failed:
+        # Whatever passed them on is told of no more: what its peer said about the failure has gone upstream.
+        channel_id = committed.params.channel_id
+        unit.append((_FORGET_ATTRIBUTION, [(forward_origin(channel_id, row.id),) for row in failed]))
     unit.append((_JOURNAL, [(row_id, event, now)]))
     return unit
 
@@ -104,6 +113,8 @@ def _values(row_id: int, row: Htlc) -> tuple[Any, ...]:
         row.failure_code,
         row.origin,
         row.onion_key,
+        row.ammagext,
+        row.attribution,
     )
 
 
@@ -121,6 +132,8 @@ def _update(row_id: int, row: Htlc, *, done: int) -> tuple[Any, ...]:
         row.preimage,
         row.failure,
         row.failure_code,
+        row.ammagext,
+        row.attribution,
         done,
         row_id,
         row.offered,
@@ -186,11 +199,11 @@ def next_row_id(reader: Reader) -> int:
 
 def origins(
     reader: Reader, wanted: Sequence[str] | None = None
-) -> list[tuple[str, bytes | None, bytes | None, int | None, int]]:
-    """(origin, preimage, failure, failure code, done) of these HTLCs, or of every one that we ever offered for
-    somebody."""
+) -> list[tuple[str, bytes | None, bytes | None, int | None, int, bytes | None]]:
+    """(origin, preimage, failure, failure code, done, attribution) of these HTLCs, or of every one that we
+    ever offered for somebody."""
     sql = (
-        "SELECT origin, preimage, failure, failure_code, done FROM htlcs"
+        "SELECT origin, preimage, failure, failure_code, done, attribution FROM htlcs"
         " WHERE offered = 1 AND origin IS NOT NULL"
     )
     if wanted is None:
@@ -200,7 +213,9 @@ def origins(
         for first in range(0, len(wanted), _MOST_NAMED):
             some = tuple(wanted[first : first + _MOST_NAMED])
             rows += reader.read(f"{sql} AND origin IN ({', '.join('?' * len(some))})", some)
-    return [(origin, preimage, failure, code, done) for origin, preimage, failure, code, done in rows]
+    return [
+        (origin, preimage, failure, code, done, told) for origin, preimage, failure, code, done, told in rows
+    ]
 
 
 def settled_received(reader: Reader, payment_hash: bytes) -> Msat:

@@ -6,6 +6,7 @@ from typing import assert_never
 from msgspec.structs import replace
 
 from node.channel import dust, feerates
+from node.channel.attributions import NONE_WANTED, is_forward
 from node.channel.content import commitment_params, content
 from node.channel.events import Save
 from node.channel.limits import MAX_HTLCS, Full, Totals
@@ -64,7 +65,7 @@ def stage(turn: Turn, update: Update) -> None:
             _check_add(turn, update)
         case UpdateFulfillHtlc():
             row = _removable(turn, update.id)
-            learn_preimage(turn, row, update.payment_preimage.reveal())
+            learn_preimage(turn, row, update.payment_preimage.reveal(), update.tlvs.attribution)
         case UpdateFailHtlc():
             _failable(turn, update.id)
         case UpdateFailMalformedHtlc():
@@ -123,7 +124,7 @@ def learn_early(turn: Turn, update: UpdateFulfillHtlc) -> None:
         return
     if any(not isinstance(s, UpdateAddHtlc | UpdateFee) and s.id == update.id for s in turn.v.staged):
         return
-    learn_preimage(turn, row, update.payment_preimage.reveal())
+    learn_preimage(turn, row, update.payment_preimage.reveal(), update.tlvs.attribution)
 
 
 def irrevocable(turn: Turn, row: Htlc) -> bool:
@@ -136,26 +137,30 @@ def irrevocable(turn: Turn, row: Htlc) -> bool:
     )
 
 
-def learn_preimage(turn: Turn, row: Htlc, preimage: bytes) -> None:
-    """Keeps the proof of payment and passes it on at once, whatever else is under way."""
+def learn_preimage(turn: Turn, row: Htlc, preimage: bytes, attribution: bytes | None = None) -> None:
+    """Keeps the proof of payment and passes it on at once, whatever else is under way.
+
+    `attribution` is kept where another HTLC waits for it; a payer who crashes now hears no hold times."""
     if sha256(preimage) != row.payment_hash:
         raise PeerViolation(f"the preimage for HTLC {row.id} is wrong", clause=REMOVING)
     if row.preimage is not None:
         return
-    turn.put(replace(row, preimage=preimage))
+    turn.put(replace(row, preimage=preimage, attribution=attribution if is_forward(row) else None))
     turn.c.unlearned = (*turn.c.unlearned, preimage)
     turn.save(Save.NOW)
     if row.origin is not None:
-        turn.tell(said.HtlcFulfilled(row.origin, turn.c.params.channel_id, row.id, preimage))
+        turn.tell(said.HtlcFulfilled(row.origin, turn.c.params.channel_id, row.id, preimage, attribution))
 
 
-def keep_preimage(turn: Turn, htlc_id: int, preimage: bytes) -> bool:
-    """The next hop was paid for a received HTLC: from now on nothing but this preimage may end it, on chain too."""
+def keep_preimage(turn: Turn, htlc_id: int, preimage: bytes, attribution: bytes | None = None) -> bool:
+    """The next hop was paid for a received HTLC: from now on nothing but this preimage may end it, on chain too.
+
+    `attribution`: ours, for the same message."""
     row = turn.htlcs.get((False, htlc_id))
     if row is None or row.remote_to is not None or sha256(preimage) != row.payment_hash:
         return False
     if row.preimage != preimage:
-        turn.put(replace(row, preimage=preimage))
+        turn.put(replace(row, preimage=preimage, attribution=attribution))
         turn.save(Save.NEXT)  # the HTLC that was paid keeps it too, so this save need not be the first
     return True
 
@@ -187,6 +192,7 @@ def cover_staged(turn: Turn, number: int) -> None:
                     local_from=number,
                     onion=update.onion_routing_packet,
                     onion_key=update.onion_routing_packet[ONION_KEY],
+                    ammagext=None if update.tlvs.blinded_path is None else NONE_WANTED,
                 )
                 turn.put(row)
                 if dust.exceeds(turn.c, turn.htlcs, row, turn.env.max_dust):
@@ -195,7 +201,9 @@ def cover_staged(turn: Turn, number: int) -> None:
             case UpdateFulfillHtlc():
                 turn.put(replace(turn.htlcs[True, update.id], local_to=number))
             case UpdateFailHtlc():
-                turn.put(replace(turn.htlcs[True, update.id], local_to=number, failure=update.reason))
+                row = turn.htlcs[True, update.id]
+                told = update.tlvs.attribution
+                turn.put(replace(row, local_to=number, failure=update.reason, attribution=told))
             case UpdateFailMalformedHtlc():
                 turn.put(
                     replace(
@@ -251,21 +259,23 @@ def take_wants(turn: Turn, number: int) -> tuple[bool, tuple[int, ...], dict[int
         match want:
             case OfferWant():
                 taken |= _offer(turn, want, totals, number)
-            case FulfilWant(htlc_id=htlc_id, preimage=preimage, others=others):
+            case FulfilWant(htlc_id=htlc_id, preimage=preimage, others=others, attribution=told):
                 row = turn.htlcs.get((False, htlc_id))
                 free = row is not None and row.failure is None and row.remote_to is None
                 if row is not None and free and irrevocable(turn, row):
                     # Empty: the signer fills it in. One that we have is shown to it as evidence.
-                    turn.put(replace(row, remote_to=number, preimage=preimage or b""))
+                    told = row.attribution or told
+                    turn.put(replace(row, remote_to=number, preimage=preimage or b"", attribution=told))
                     release.append(htlc_id)
                     if others:
                         parts[htlc_id] = others
                     taken = True
-            case FailWant(htlc_id=htlc_id, reason=reason, code=code):
+            case FailWant(htlc_id=htlc_id, reason=reason, code=code, attribution=told):
                 row = turn.htlcs.get((False, htlc_id))
                 paid = row is None or row.preimage is not None  # a released preimage cannot be taken back
                 if row is not None and not paid and row.remote_to is None and irrevocable(turn, row):
-                    turn.put(replace(row, remote_to=number, failure=reason, failure_code=code))
+                    row = replace(row, remote_to=number, failure=reason, failure_code=code, attribution=told)
+                    turn.put(row)
                     taken = True
             case FeeWant(feerate_per_kw=rate):
                 if _may_propose(turn, rate, totals):

@@ -70,7 +70,7 @@ def lesson(attempt: Attempt, opened: Opened) -> AttemptEnded:
     failure = opened.failure
     update = getattr(failure, "channel_update", b"") or None
     code = None if failure is None else failure.code
-    return AttemptEnded(attempt.origin, opened.failed_at, code, update)
+    return AttemptEnded(attempt.origin, opened.failed_at, code, update, opened.suspects(attempt.length))
 
 
 def as_refusal(error: CommandRefused | OutcomeUnknown) -> CommandRefused:

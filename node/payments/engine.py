@@ -104,9 +104,9 @@ class Engine:
         if sha256(event.preimage) != live.row.payment_hash:
             log.error("preimage_does_not_fit", origin=event.origin)
             return
-        _, attempt = self._end_attempt(event.origin, "complete", None)
-        if attempt is None:
-            return
+        attempt = live.attempts[event.origin]
+        attempt.hold_times = send.hold_times(event.attribution, attempt.shared_secrets)
+        self._end_attempt(event.origin, "complete", None)
         live.paid_msat += attempt.sent_msat
         if attempt.hops:
             self._desk.tell("routing", AttemptEnded(attempt.origin))
@@ -120,7 +120,9 @@ class Engine:
             return
         attempt = live.attempts[event.origin]
         self.book.came_back(attempt.channel_id, Msat(attempt.sent_msat))
-        opened = send.open_failure(event.reason, event.malformed_code, attempt.shared_secrets)
+        secrets = attempt.shared_secrets
+        opened = send.open_failure(event.reason, event.malformed_code, secrets, event.attribution)
+        attempt.hold_times = () if opened.told is None else opened.told.hold_times
         if not event.reason and event.malformed_code is None:
             opened = Opened(0, PermanentChannelFailure())  # our own channel closed, and it timed out on chain
         self._end_attempt(event.origin, "failed", event.reason.hex(), opened)
@@ -355,8 +357,10 @@ class Engine:
             return None, None
         code = opened.failure.code if opened is not None and opened.failure is not None else None
         at = None if opened is None else opened.failed_at
-        self._desk.save(END_ATTEMPT, (status, failure, int(self._clock()), at, code, origin))
-        return live, live.attempts.pop(origin)
+        attempt = live.attempts.pop(origin)
+        held = records.hold_times_to_text(attempt.hold_times)
+        self._desk.save(END_ATTEMPT, (status, failure, int(self._clock()), at, code, held, origin))
+        return live, attempt
 
     def _tell_end(self, live: LivePayment, attempt: Attempt, sentence: str, opened: Opened | None) -> None:
         if self.on_attempt_end is not None:

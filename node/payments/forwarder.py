@@ -13,6 +13,7 @@ import structlog
 from node.payments import forward_store as store
 from node.payments import forwards
 from node.payments.admission import Admission, Held
+from node.payments.arrivals import Arrivals
 from node.payments.channels import NORMAL, SHUTTING_DOWN, ChannelList, slots, standing_in
 from node.payments.forward_log import ForwardLog
 from node.payments.forward_store import OpenForward
@@ -23,7 +24,6 @@ from protocol.amounts import BlockHeight, Msat
 from protocol.bolt4 import failure as failures
 from protocol.bolt4.failure import (
     Failure,
-    PermanentChannelFailure,
     TemporaryChannelFailure,
     TemporaryNodeFailure,
     UnknownNextPeer,
@@ -44,7 +44,7 @@ from protocol.bus.messages.channel import (
     forward_origin,
 )
 from protocol.bus.messages.forwards import ForwardRow
-from protocol.errors import CommandRefused, MalformedMessage
+from protocol.errors import CommandRefused
 from protocol.hashes import sha256
 
 log = structlog.get_logger()
@@ -96,6 +96,7 @@ class Forwarder:
         writer: Writer,
         channels: ChannelList,
         policies: PolicyBook,
+        arrivals: Arrivals,
         *,
         height: Callable[[], BlockHeight],
         clock: Callable[[], float],
@@ -107,6 +108,7 @@ class Forwarder:
         self._writer = writer
         self._channels = channels
         self._policies = policies
+        self._arrivals = arrivals
         self._height = height
         self._clock = clock
         self._own_update = own_update
@@ -141,14 +143,17 @@ class Forwarder:
             if (one := store.read_one(self._writer, *key)) is not None:
                 rows[key] = one
         known = {found[0]: found for found in origins.origins}
+        told = dict(origins.attributions)
         for key, one in rows.items():
-            found = known.get(forward_origin(*key))
-            self._reconcile(one, found, peers=peers, stands=key in standing)
+            self._arrivals.was_at(key, one.row.received)
+            origin = forward_origin(*key)
+            self._reconcile(one, known.get(origin), told.get(origin), peers=peers, stands=key in standing)
 
     def _reconcile(
         self,
         one: OpenForward,
         found: tuple[str, str, bytes | None, bytes | None, int | None] | None,
+        attribution: bytes | None,
         *,
         peers: dict[bytes, bytes],
         stands: bool,
@@ -164,9 +169,9 @@ class Forwarder:
         origin, state, preimage, reason, code = found
         log.info("forward_reconciled", origin=origin, found=state)
         if state == "fulfilled" and preimage is not None:
-            self._settle(live, preimage, None)
+            self._settle(live, preimage, None, attribution)
         elif state == "failed":
-            self._give_back(live, reason or b"", code, None, say=False)
+            self._give_back(live, reason or b"", code, None, attribution, say=False)
         else:
             live.offered = True
             self._by_origin[origin] = live
@@ -334,7 +339,7 @@ class Forwarder:
             log.error("preimage_does_not_fit", origin=event.origin)
             return
         del self._by_origin[event.origin]
-        self._settle(live, event.preimage, event.htlc_id)
+        self._settle(live, event.preimage, event.htlc_id, event.attribution)
 
     def failed(self, event: HtlcFailed) -> None:
         live = self._by_origin.pop(event.origin, None)
@@ -342,11 +347,12 @@ class Forwarder:
             return
         if live.row is not None and live.row.out_channel is not None:
             self._channels.book.came_back(live.row.out_channel, live.row.out_msat or Msat(0))
-        self._give_back(live, event.reason, event.malformed_code, event.htlc_id)
+        self._give_back(live, event.reason, event.malformed_code, event.htlc_id, event.attribution)
 
-    def _settle(self, live: _Live, preimage: bytes, out_htlc: int | None) -> None:
+    def _settle(self, live: _Live, preimage: bytes, out_htlc: int | None, attribution: bytes | None) -> None:
         live.offered = False
-        live.decision = FulfilHtlc(*live.key, preimage)
+        held = self._arrivals.held(live.key)
+        live.decision = FulfilHtlc(*live.key, preimage, hold_time=held, attribution=attribution)
         self._desk.tell("channel", live.decision)
         self._let_go(live, paid=True)
         self._forget_if_gone(live)
@@ -358,11 +364,13 @@ class Forwarder:
         reason: bytes,
         malformed_code: int | None,
         out_htlc: int | None,
+        attribution: bytes | None,
         *,
         say: bool = True,
     ) -> None:
         live.offered = False
-        live.decision = _failure_upstream(live.key, reason, malformed_code)
+        held = self._arrivals.held(live.key)
+        live.decision = forwards.failure_upstream(live.key, reason, malformed_code, held, attribution)
         if say:
             self._desk.tell("channel", live.decision)
         self._let_go(live, paid=False)
@@ -417,7 +425,8 @@ class Forwarder:
 
     def _refuse(self, live: _Live, htlc: HtlcReceived, failure: Failure) -> None:
         log.info("forward_refused", payment_hash=htlc.payment_hash.hex(), reason=failure.name)
-        live.decision = FailHtlc(*live.key, failures.encode(failure))
+        held = self._arrivals.held(live.key)
+        live.decision = FailHtlc(*live.key, failures.encode(failure), hold_time=held)
         self._desk.tell("channel", live.decision)
         self._replays.add(htlc.onion_key, live.key, htlc.cltv_expiry)
         live.row = self._log.refused(htlc, live.payload, live.received, failure)
@@ -433,17 +442,3 @@ class Forwarder:
             now = self._clock()
             self.admission.release(live.held, paid=paid, seconds=now - live.received, now=now)
             live.held = None
-
-
-def _failure_upstream(key: Key, reason: bytes, malformed_code: int | None) -> FailHtlc:
-    if malformed_code is not None:
-        # BOLT 2, "Removing an HTLC": the next node could not read the onion, and only it may say so in this form.
-        try:
-            failure = failures.from_malformed(malformed_code, reason)
-        except MalformedMessage:
-            failure = TemporaryChannelFailure()
-        return FailHtlc(*key, failures.encode(failure))
-    if not reason:
-        # It timed out on chain: nobody further on can tell why.
-        return FailHtlc(*key, failures.encode(PermanentChannelFailure()))
-    return FailHtlc(*key, reason, from_next=True)

@@ -6,6 +6,7 @@ Pure: height, policies and the channel that the onion names arrive as arguments.
 from collections.abc import Sequence
 
 from protocol.amounts import BlockHeight, Msat
+from protocol.bolt4 import failure as failures
 from protocol.bolt4 import payload as payloads
 from protocol.bolt4.failure import (
     AmountBelowMinimum,
@@ -16,12 +17,14 @@ from protocol.bolt4.failure import (
     FeeInsufficient,
     IncorrectCltvExpiry,
     InvalidOnionPayload,
+    PermanentChannelFailure,
     TemporaryChannelFailure,
 )
 from protocol.bolt4.payload import ForwardPayload
 from protocol.bolt4.sphinx import InvalidOnionPayload as BadPayload
-from protocol.bus.messages.channel import HtlcReceived
+from protocol.bus.messages.channel import FailHtlc, HtlcReceived
 from protocol.bus.messages.routing import ChannelPolicy
+from protocol.errors import MalformedMessage
 
 MAX_HTLC_CLTV = 2016
 """No HTLC of ours expires later than so many blocks from now: its channel could be held up for as long."""
@@ -54,8 +57,8 @@ def judge(
         return ExpiryTooSoon()
     if max(payload.outgoing_cltv_value, htlc.cltv_expiry) > height + MAX_HTLC_CLTV:
         return ExpiryTooFar()
-    failures = [_against(htlc, payload, policy) for policy in policies]
-    return None if None in failures else failures[0]
+    found = [_against(htlc, payload, policy) for policy in policies]
+    return None if None in found else found[0]
 
 
 def _against(htlc: HtlcReceived, payload: ForwardPayload, policy: ChannelPolicy) -> Failure | None:
@@ -95,6 +98,28 @@ def with_update(failure: Failure, raw: bytes, named: int) -> Failure:
             return ChannelDisabled(flags, raw)
         case _:
             return failure
+
+
+def failure_upstream(
+    key: tuple[bytes, int],
+    reason: bytes,
+    malformed_code: int | None,
+    hold_time: int,
+    attribution: bytes | None,
+) -> FailHtlc:
+    """What the incoming HTLC is failed with when the onward one failed; only a failure onion of the next hop is passed
+    on, and the attribution data with it. All else is a failure of our own."""
+    if malformed_code is not None:
+        # BOLT 2, "Removing an HTLC": the next node could not read the onion, and only it may say so in this form.
+        try:
+            failure = failures.from_malformed(malformed_code, reason)
+        except MalformedMessage:
+            failure = TemporaryChannelFailure()
+        return FailHtlc(*key, failures.encode(failure), hold_time=hold_time)
+    if not reason:
+        # It timed out on chain: nobody further on can tell why.
+        return FailHtlc(*key, failures.encode(PermanentChannelFailure()), hold_time=hold_time)
+    return FailHtlc(*key, reason, from_next=True, hold_time=hold_time, attribution=attribution)
 
 
 def takes_update(failure: Failure) -> bool:

@@ -34,6 +34,7 @@ class Attempt:
         "cltv_expiry",
         "created",
         "fee_msat",
+        "hold_times",
         "hops",
         "number",
         "origin",
@@ -63,6 +64,8 @@ class Attempt:
         self.hops = hops
         self.part_id = part_id
         self.created = created
+        self.hold_times: tuple[int, ...] = ()
+        """What its nodes said when it ended, in units of 100 ms."""
 
     @property
     def sent_msat(self) -> int:
@@ -103,6 +106,7 @@ class LivePayment:
         "shadow_blocks",
         "stopped",
         "tried",
+        "unreadable",
         "waits",
     )
 
@@ -131,6 +135,8 @@ class LivePayment:
         self.excluded_nodes: set[bytes] = set()
         self.failed_channels: Counter[tuple[int, int]] = Counter()
         self.failures: Counter[str] = Counter()
+        self.unreadable = 0
+        """Failures that nobody owned up to."""
         self.shadow_blocks: int | None = None
         self.max_delay = 2016
         self.is_planning = False
@@ -160,7 +166,9 @@ class LivePayment:
     def note_failure(self, attempt: Attempt, opened: Opened) -> None:
         """For the person who asks why: the same reasons of the same node are counted, not repeated."""
         name = opened.failure.name if opened.failure is not None else "an unreadable failure"
-        self.failures[f"{name} {_place(attempt, opened.failed_at)}"] += 1
+        self.unreadable += opened.failure is None
+        at = opened.failed_at if opened.suspects(attempt.length) is None else _suspect(attempt, opened)
+        self.failures[f"{name} {_place(attempt, at)}"] += 1
 
     def grouped(self, why: CommandRefused) -> CommandRefused:
         """The refusal, with what the parts met on their way when there were several."""
@@ -170,6 +178,15 @@ class LivePayment:
         return CommandRefused(
             f"{why.sentence}; what was tried met {reasons}", what_to_do=why.what_to_do, code=why.code
         )
+
+
+def _suspect(attempt: Attempt, opened: Opened) -> int:
+    """The hop to leave out after an unreadable failure: between the two nodes that attribution data names, else the
+    one after our own channel."""
+    at = 1
+    if opened.told is not None:
+        at = attempt.length if opened.told.spoiled_at is None else opened.told.spoiled_at
+    return min(at, attempt.length - 1)
 
 
 def _place(attempt: Attempt, failed_at: int) -> str:
@@ -202,9 +219,9 @@ def judge_failure(live: LivePayment, attempt: Attempt, opened: Opened) -> Comman
     if not attempt.hops:
         return why
     if failure is None:
-        if live.failures[f"an unreadable failure {_place(attempt, NOBODY)}"] > 2:
+        if live.unreadable > 2:
             return why
-        worst = attempt.hops[min(1, len(attempt.hops) - 1)]
+        worst = attempt.hops[_suspect(attempt, opened)]
         live.excluded.add((worst.short_channel_id, worst.direction))
         return None
     if at >= len(attempt.hops):

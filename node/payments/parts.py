@@ -194,6 +194,7 @@ def _row(
         bolt11=live.row.bolt11 or None,
         error=error or None,
         hops=attempt.length,
+        hold_times=attempt.hold_times,
     )
 
 

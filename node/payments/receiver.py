@@ -40,6 +40,7 @@ class Receiver:
         height: Callable[[], BlockHeight],
         clock: Callable[[], float],
         later: Later,
+        held: Callable[[HtlcKey], int],
         changed: Callable[[InvoiceRow], None],
         mpp_seconds: float = receive.MPP_SECONDS,
     ) -> None:
@@ -48,6 +49,7 @@ class Receiver:
         self._height = height
         self._clock = clock
         self._later = later
+        self._held = held
         self._changed = changed
         self._mpp_seconds = mpp_seconds
         self.open: dict[bytes, InvoiceRow] = {}
@@ -214,13 +216,17 @@ class Receiver:
     def _fulfil_all(self, invoice: InvoiceRow, parts: HtlcSet) -> None:
         for htlc in parts.parts.values():
             others = () if invoice.preimage is not None else parts.others(htlc.channel_id)
-            decision = FulfilHtlc(htlc.channel_id, htlc.htlc_id, invoice.preimage, others)
-            if self._said.get((htlc.channel_id, htlc.htlc_id)) != decision:
+            key = (htlc.channel_id, htlc.htlc_id)
+            said = self._said.get(key)
+            held = self._held(key) if said is None else said.hold_time
+            decision = FulfilHtlc(*key, invoice.preimage, others, hold_time=held)
+            if said != decision:
                 self._say(htlc, decision)
 
     def _refuse(self, htlc: HtlcReceived, failure: Failure) -> None:
         log.info("htlc_refused", payment_hash=htlc.payment_hash.hex(), reason=failure.name)
-        self._say(htlc, FailHtlc(htlc.channel_id, htlc.htlc_id, failures.encode(failure)))
+        held = self._held((htlc.channel_id, htlc.htlc_id))
+        self._say(htlc, FailHtlc(htlc.channel_id, htlc.htlc_id, failures.encode(failure), hold_time=held))
 
     def _say(self, htlc: HtlcReceived, decision: FulfilHtlc | FailHtlc) -> None:
         self._said[htlc.channel_id, htlc.htlc_id] = decision

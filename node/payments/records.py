@@ -148,7 +148,7 @@ def read_parts(
     where, params = _where(**{"p.payment_hash": payment_hash, "p.bolt11": bolt11, "a.status": status})
     sql = (
         "SELECT p.payment_hash, p.group_id, a.part_id, p.destination, a.amount_msat, a.fee_msat, a.status, a.created, "  # noqa: S608
-        "a.ended, p.preimage, p.label, p.bolt11, a.failure, a.failed_at, a.failure_code, p.created "
+        "a.ended, p.preimage, p.label, p.bolt11, a.failure, a.failed_at, a.failure_code, p.created, a.hold_times "
         f"FROM attempts a JOIN payments p ON p.id = a.payment_id{where} ORDER BY p.created, p.id, a.part"
     )
     return [_part(number, row) for number, row in enumerate(writer.read(sql, params), 1)]
@@ -156,7 +156,7 @@ def read_parts(
 
 def _part(number: int, row: Row) -> PartRow:
     payment_hash, group_id, part_id, destination, amount, fee, status, created, ended, preimage, *rest = row
-    label, bolt11, error, failed_at, code, begun = rest
+    label, bolt11, error, failed_at, code, begun, held = rest
     return PartRow(
         id=number,
         payment_hash=bytes(payment_hash),
@@ -174,7 +174,12 @@ def _part(number: int, row: Row) -> PartRow:
         error=error,
         failed_at=failed_at,
         failure_code=code,
+        hold_times=tuple(int(one) for one in held.split(",")) if held else (),
     )
+
+
+def hold_times_to_text(hold_times: tuple[int, ...]) -> str | None:
+    return ",".join(map(str, hold_times)) or None
 
 
 def invoice_to_row(invoice: InvoiceRow, created: int) -> Row:

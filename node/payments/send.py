@@ -10,8 +10,9 @@ from itertools import pairwise
 from msgspec import Struct
 
 from protocol.amounts import BlockHeight, Msat
+from protocol.bolt4 import attribution, failure_onion, payload, sphinx
 from protocol.bolt4 import failure as failures
-from protocol.bolt4 import failure_onion, payload, sphinx
+from protocol.bolt4.attribution import Told
 from protocol.bolt4.failure import Failure
 from protocol.bolt11.decode import decode
 from protocol.bolt11.invoice import HopHint, InvalidInvoice, Invoice
@@ -67,10 +68,19 @@ class Hop(Struct, frozen=True):
 
 
 class Opened(Struct, frozen=True):
-    """Who failed an HTLC, and why. `failed_at` as in `routing.AttemptEnded`, or NOBODY."""
+    """Who failed an HTLC, and why. `failed_at` as in `routing.AttemptEnded`, or NOBODY. `told`: by attribution data."""
 
     failed_at: int
     failure: Failure | None
+    told: Told | None = None
+
+    def suspects(self, hops: int) -> tuple[int, int] | None:
+        """As in `routing.AttemptEnded`: of a failure that nobody owns up to, the pair between which the data was
+        spoiled. Where nothing came from one of them, all behind it may have done it as well."""
+        if self.failure is not None or self.told is None:
+            return None
+        at = hops if self.told.spoiled_at is None else self.told.spoiled_at
+        return max(0, at - 1), hops if self.told.silent else min(at + 1, hops)
 
 
 def read_invoice(text: str, *, prefix: str) -> Invoice:
@@ -185,7 +195,13 @@ def shared_secrets_again(session_key: Secret, nodes: Sequence[bytes]) -> tuple[S
     return sphinx.build(session_key, [(node, bytes(2)) for node in nodes], b"").shared_secrets
 
 
-def open_failure(reason: bytes, malformed_code: int | None, shared_secrets: tuple[Secret, ...]) -> Opened:
+def open_failure(
+    reason: bytes,
+    malformed_code: int | None,
+    shared_secrets: tuple[Secret, ...],
+    told: bytes | None = None,
+) -> Opened:
+    """`told`: the attribution data that came with it, if any did."""
     if malformed_code is not None:
         # Our peer says so itself: it could not read the onion that we gave it.
         try:
@@ -193,7 +209,17 @@ def open_failure(reason: bytes, malformed_code: int | None, shared_secrets: tupl
         except MalformedMessage:
             return Opened(NOBODY, None)
     opened = failure_onion.unwrap(shared_secrets, reason)
-    return Opened(NOBODY, None) if opened is None else Opened(opened.hop_index + 1, opened.failure)
+    if told is None:
+        return Opened(NOBODY, None) if opened is None else Opened(opened.hop_index + 1, opened.failure)
+    if opened is None:
+        return Opened(NOBODY, None, attribution.read(shared_secrets, reason, told))
+    read = attribution.read(shared_secrets, reason, told, source=opened.hop_index)
+    return Opened(opened.hop_index + 1, opened.failure, read)
+
+
+def hold_times(told: bytes | None, shared_secrets: tuple[Secret, ...]) -> tuple[int, ...]:
+    """How long the nodes of a route say that they held what was paid; of the first ones only, if others say nothing."""
+    return () if told is None else attribution.read(shared_secrets, b"", told).hold_times
 
 
 def read_failure(
@@ -208,7 +234,7 @@ def refusal(opened: Opened, hops: int) -> CommandRefused:
     failure = opened.failure
     if failure is None:
         return CommandRefused(
-            "the payment failed, and no node of its route owns up to the reason",
+            f"the payment failed, and no node of its route owns up to the reason{_named(opened, hops)}",
             what_to_do="Nothing was paid. Ask the recipient for a new invoice.",
             code=PayCode.UNREADABLE_FAILURE,
         )
@@ -221,6 +247,15 @@ def refusal(opened: Opened, hops: int) -> CommandRefused:
         code = PayCode.REFUSED_BY_PAYEE if failures.is_permanent(failure) else PayCode.OTHER
     advice = f"{what_to_do[:1].upper()}{what_to_do[1:]}." if what_to_do else "Try again later."
     return CommandRefused(f"{sentence} ({failure.name})", what_to_do=advice, code=code)
+
+
+def _named(opened: Opened, hops: int) -> str:
+    suspects = opened.suspects(hops)
+    if suspects is None:
+        return ""
+    first, last = suspects[0] + 1, suspects[1]
+    where = f"hop {last}" if first == last else f"hops {first} to {last}"
+    return f"; attribution data leads to {where} of {hops}"
 
 
 def check_route(hops: Sequence[RouteHop], goal: Goal, max_fee: int, *, parts_of: int) -> None:

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import structlog
 
 from node.payments import forward_store
-from node.payments.channels import ChannelList
+from node.payments.arrivals import Arrivals
+from node.payments.channels import ChannelList, standing_in
 from node.payments.forwarder import Forwarder
 from node.payments.hints import Hint, receivable, route_hints
 from node.payments.invoices import InvoiceBook
@@ -143,6 +144,7 @@ class PaymentService(Service):
         self._desk = Desk(writer, bus.send, self.wake)
         self._later = later
         self._channels = ChannelList(self._list_channels)
+        self._arrivals = Arrivals(clock)
         self._payer = Payer(
             self._desk,
             writer,
@@ -165,6 +167,7 @@ class PaymentService(Service):
             height=lambda: self._height,
             clock=clock,
             later=self._call_later,
+            held=self._arrivals.held,
             changed=lambda row: bus.publish(InvoiceChanged(row)),
             mpp_seconds=mpp_seconds,
         )
@@ -184,6 +187,7 @@ class PaymentService(Service):
             writer,
             self._channels,
             self._policies,
+            self._arrivals,
             height=lambda: self._height,
             clock=clock,
             own_update=self._own_update,
@@ -199,6 +203,7 @@ class PaymentService(Service):
         self._policies.load()
         pending = self._payer.load()
         channels = await self._list_channels(ListChannels())
+        self._arrivals.stood(standing_in(channels))
         wanted = (*pending, *self._forwarder.origins(channels))
         origins: Origins = await self.bus.request("channel", LiveOrigins(wanted))
         self._payer.settle(reconcile(pending, origins))
@@ -326,6 +331,7 @@ class PaymentService(Service):
 
     @hears(HtlcReceived)
     def htlc_received(self, event: HtlcReceived) -> None:
+        self._arrivals.came((event.channel_id, event.htlc_id))
         if event.final:
             self._receiver.received(event)
         else:
@@ -335,6 +341,7 @@ class PaymentService(Service):
     def htlc_resolved(self, event: HtlcResolved) -> None:
         if not self._forwarder.resolved(event):
             self._receiver.resolved(event)
+        self._arrivals.gone((event.channel_id, event.htlc_id))
 
     # The rest.
 

@@ -24,7 +24,8 @@ INSERT_ATTEMPT = (
     "part_id, cltv_expiry, created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 'pending', ?, ?, ?)"
 )
 END_ATTEMPT = (
-    "UPDATE attempts SET status = ?, failure = ?, ended = ?, failed_at = ?, failure_code = ? WHERE origin = ?"
+    "UPDATE attempts SET status = ?, failure = ?, ended = ?, failed_at = ?, failure_code = ?, "
+    "hold_times = ? WHERE origin = ?"
 )
 END_PAYMENT = (
     "UPDATE payments SET status = ?, amount_sent_msat = ?, completed = ?, preimage = ?, error = ? "

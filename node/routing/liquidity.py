@@ -16,7 +16,7 @@ FAILING_NODE = 0.3
 """The chance that a node works after it said that it has a passing problem."""
 BROKEN_NODE = 0.01
 SUSPECT_NODE = 0.8
-"""For each node of a path on which nobody owned up to the failure."""
+"""For each node of a path on which nobody owned up to the failure, or for those that attribution data names."""
 FORGOTTEN = 0.02
 """What fades below this is dropped."""
 MOST_ENTRIES = 50_000
@@ -64,6 +64,7 @@ class Liquidity:
         code: int | None,
         now: float,
         room_of: Callable[[int], int | None],
+        suspects: tuple[int, int] | None = None,
     ) -> tuple[RouteHop, ...]:
         """The hops of the attempt, or none when it was not known. Our own channels (hop 0) teach nothing."""
         hops = self._running.pop(origin, ())
@@ -76,7 +77,8 @@ class Liquidity:
                 self._moved(hop, now, room_of(_key(hop)))
             return hops
         if failed_at < 0:
-            for hop in hops[:-1]:
+            # Not the payee: a payment cannot go round it.
+            for hop in hops[:-1] if suspects is None else hops[:-1][suspects[0] : suspects[1]]:
                 self._suspect(hop.node_id, SUSPECT_NODE, now)
             return hops
         for hop in hops[1:failed_at]:

@@ -216,7 +216,9 @@ class RoutingService(Service):
     @hears(routing.AttemptEnded)
     def attempt_ended(self, event: routing.AttemptEnded) -> None:
         now = self._clock()
-        hops = self.liquidity.ended(event.origin, event.failed_at, event.code, now, self.graph.room_of)
+        hops = self.liquidity.ended(
+            event.origin, event.failed_at, event.code, now, self.graph.room_of, event.suspects
+        )
         if event.failed_at is not None:
             self._retries.failed(event, hops)
 

@@ -218,6 +218,13 @@ TOWER = (
 
 ORIGINS = ("CREATE INDEX htlcs_by_origin ON htlcs (origin) WHERE origin IS NOT NULL",)
 
+ATTRIBUTION = (
+    "ALTER TABLE htlcs ADD COLUMN ammagext BLOB",
+    "ALTER TABLE htlcs ADD COLUMN attribution BLOB",
+    # In units of 100 ms, the nearest node first, with commas between them.
+    "ALTER TABLE attempts ADD COLUMN hold_times TEXT",
+)
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration("channels, HTLCs and their journal", CHANNELS),
     Migration("payments and invoices", PAYMENTS),
@@ -228,6 +235,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration("what we keep for peers", PEER_STORAGE),
     Migration("revoked commitments for a watchtower", TOWER),
     Migration("HTLCs by who wanted them", ORIGINS),
+    Migration("attribution data of HTLCs", ATTRIBUTION),
 )
 
 

@@ -62,6 +62,8 @@ class Htlc(Row):
     origin = TextField(null=True)
     done = IntegerField()
     onion_key = BlobField(null=True)
+    ammagext = BlobField(null=True)
+    attribution = BlobField(null=True)
 
     class Meta:
         table_name = "htlcs"
@@ -118,6 +120,7 @@ class Attempt(Row):
     ended = IntegerField(null=True)
     failed_at = IntegerField(null=True)
     failure_code = IntegerField(null=True)
+    hold_times = TextField(null=True)
 
     class Meta:
         table_name = "attempts"

@@ -6,6 +6,7 @@ have. A fulfilled HTLC carries the same data; there is no return packet then, so
 """
 
 import hmac
+import struct
 from collections.abc import Sequence
 
 from msgspec import Struct
@@ -22,6 +23,12 @@ _COUNT = MAX_HOPS * (MAX_HOPS + 1) // 2
 SIZE = _TIMES_SIZE + _COUNT * _HMAC
 _BLOCKS = tuple(sum(MAX_HOPS - i for i in range(x)) for x in range(MAX_HOPS + 1))
 """Where the HMACs of the node `x` hops behind this one begin: it has one for each of MAX_HOPS - x places."""
+_BEHIND = tuple(
+    tuple(_BLOCKS[x] + (MAX_HOPS - 1 - x) - (place - x) for x in range(1, place + 1))
+    for place in range(MAX_HOPS)
+)
+"""By place: the HMACs of those behind it that assume the same end."""
+_HMACS = struct.Struct(f"{_HMAC}s" * _COUNT)
 
 
 class AttributionKeys(Struct, frozen=True):
@@ -32,10 +39,14 @@ class AttributionKeys(Struct, frozen=True):
 
 
 class Told(Struct, frozen=True):
-    """The hold times of the hops whose data is whole, in units of 100 ms, and the first hop of which it is not."""
+    """The hold times of the hops whose data is whole, in units of 100 ms, and the first hop of which it is not.
+
+    `silent`: the hop before says that nothing came from there, as from a node that knows no attribution data, and that
+    says nothing of the hops behind either."""
 
     hold_times: tuple[int, ...]
     spoiled_at: int | None = None
+    silent: bool = False
 
 
 def keys_of(shared_secret: Secret) -> AttributionKeys:
@@ -62,7 +73,8 @@ def update(
             raise MalformedMessage(f"attribution data has {SIZE} bytes, not {len(data)}")
         times, hmacs = _shifted(data[:_TIMES_SIZE], data[_TIMES_SIZE:])
     times = hold_time.to_bytes(_TIME, "big") + times[_TIME:]
-    own = [_mac(keys.um, packet, times, hmacs, place) for place in range(MAX_HOPS - 1, -1, -1)]
+    um, split = keys.um.reveal(), _HMACS.unpack(hmacs)
+    own = [_mac(um, packet, times, split, place) for place in range(MAX_HOPS - 1, -1, -1)]
     hmacs = b"".join(own) + hmacs[MAX_HOPS * _HMAC :]
     return apply_stream(keys.ammagext.reveal(), times + hmacs)
 
@@ -79,27 +91,34 @@ def read(shared_secrets: Sequence[Secret], packet: bytes, data: bytes, *, source
     for index in range(last):
         secret = shared_secrets[index]
         keys = keys_of(secret)
+        silent = _is_silent(data, index)
         data = apply_stream(keys.ammagext.reveal(), data)
         if packet:
             packet = apply_stream(derive_key(b"ammag", secret.reveal()), packet)
         times, hmacs = data[:_TIMES_SIZE], data[_TIMES_SIZE:]
         place = count - 1 - index
         at = (MAX_HOPS - 1 - place) * _HMAC
-        if not hmac.compare_digest(hmacs[at : at + _HMAC], _mac(keys.um, packet, times, hmacs, place)):
-            return Told(tuple(hold_times), index)
+        expected = _mac(keys.um.reveal(), packet, times, _HMACS.unpack(hmacs), place)
+        if not hmac.compare_digest(hmacs[at : at + _HMAC], expected):
+            return Told(tuple(hold_times), index, silent)
         hold_times.append(int.from_bytes(times[:_TIME], "big"))
         data = _unshifted(times, hmacs)
     return Told(tuple(hold_times))
 
 
-def _mac(um: Secret, packet: bytes, times: bytes, hmacs: bytes, place: int) -> bytes:
+def _is_silent(data: bytes, index: int) -> bool:
+    """Whether the hop before filled in zeros. Each hop on the way has pushed out one hold time, and one HMAC of this
+    hop, so those no longer tell."""
+    pushed_out = index * _TIME
+    own_hmacs = data[_TIMES_SIZE + pushed_out : _TIMES_SIZE + MAX_HOPS * _HMAC]
+    return not any(data[: _TIMES_SIZE - pushed_out]) and not any(own_hmacs)
+
+
+def _mac(um: bytes, packet: bytes, times: bytes, hmacs: tuple[bytes, ...], place: int) -> bytes:
     """Of a node that is `place` hops away from the end: over the packet, its hold time and those behind it, and the
     HMACs of those behind it that assume the same end."""
-    parts = [packet, times[: (place + 1) * _TIME]]
-    for behind in range(1, place + 1):
-        at = (_BLOCKS[behind] + (MAX_HOPS - 1 - behind) - (place - behind)) * _HMAC
-        parts.append(hmacs[at : at + _HMAC])
-    return hmac.digest(um.reveal(), b"".join(parts), "sha256")[:_HMAC]
+    parts = [packet, times[: (place + 1) * _TIME], *[hmacs[at] for at in _BEHIND[place]]]
+    return hmac.digest(um, b"".join(parts), "sha256")[:_HMAC]
 
 
 def _shifted(times: bytes, hmacs: bytes) -> tuple[bytes, bytes]:

@@ -41,16 +41,31 @@ class UpdateAddHtlc(Message, frozen=True):
     tlvs: UpdateAddHtlcTlvs = UpdateAddHtlcTlvs()
 
 
+_HOLD_TIMES = 80
+
+
 class AttributionData(Record, frozen=True):
     """20 hold times of 4 bytes and 210 HMACs of 4 bytes, taken apart where the failure onion is."""
 
-    htlc_hold_times: Annotated[bytes, fixed_bytes(80)]
+    htlc_hold_times: Annotated[bytes, fixed_bytes(_HOLD_TIMES)]
     truncated_hmacs: Annotated[bytes, fixed_bytes(840)]
 
 
 @tlv_stream
 class AttributionTlvs(TlvStream, frozen=True):
     attribution_data: Annotated[AttributionData | None, Tlv(1, Nested(AttributionData))] = None
+
+    @property
+    def attribution(self) -> bytes | None:
+        """Both fields in one, as `bolt4.attribution` makes and reads them."""
+        data = self.attribution_data
+        return None if data is None else data.htlc_hold_times + data.truncated_hmacs
+
+
+def attribution_tlvs(data: bytes | None) -> AttributionTlvs:
+    if data is None:
+        return AttributionTlvs()
+    return AttributionTlvs(AttributionData(data[:_HOLD_TIMES], data[_HOLD_TIMES:]))
 
 
 @wire_message

@@ -70,7 +70,7 @@ def test_the_table_has_no_bit_twice_and_rests_only_on_known_names():
 
 
 def test_our_init_is_known_closed_and_never_sets_both_bits_of_a_pair():
-    assert OUR_INIT.bits() == (0, 5, 7, 8, 11, 12, 14, 17, 19, 23, 27, 35, 43, 44, 47, 51, 61)
+    assert OUR_INIT.bits() == (0, 5, 7, 8, 11, 12, 14, 17, 19, 23, 27, 35, 37, 43, 44, 47, 51, 61)
     assert OUR_INIT.missing_dependency() is None
     assert len({bit // 2 for bit in OUR_INIT.bits()}) == len(OUR_INIT.bits())
     assert OUR_INIT.within("I") == OUR_INIT
@@ -85,7 +85,7 @@ def test_our_init_carries_what_every_peer_demands():
 
 
 def test_contexts_pick_the_bits_of_invoices_and_channel_types():
-    assert OUR_INIT.within("9") == FeatureSet.of(8, 14, 17)
+    assert OUR_INIT.within("9") == FeatureSet.of(8, 14, 17, 37)
     assert OUR_INIT.within("T") == FeatureSet.of(12, 23, 47, 51)
 
 
@@ -182,6 +182,7 @@ def test_a_channel_type_needs_the_features_that_it_names():
     [
         "option_upfront_shutdown_script",
         "option_support_large_channel",
+        "option_attribution_data",
         "option_provide_storage",
         "option_scid_alias",
         "option_zeroconf",
@@ -204,3 +205,4 @@ def test_what_invoices_and_the_announcement_say_agrees_with_init():
     assert OUR_NODE.within("N") == OUR_NODE and 55 in OUR_NODE and 55 not in OUR_INIT
     assert OUR_NODE.missing_dependency() is None and OUR_INVOICE.missing_dependency() is None
     assert 17 in OUR_INVOICE and 17 in OUR_NODE
+    assert 37 in OUR_INVOICE and 37 in OUR_NODE and 37 in OUR_INIT

@@ -2,6 +2,7 @@
 
 import hmac
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
@@ -31,7 +32,7 @@ def test_an_invoice_says_what_was_asked_and_is_signed_by_the_node(world: World) 
     assert (invoice.payment_hash, invoice.payment_secret) == (made.payment_hash, made.payment_secret)
     assert (invoice.description, invoice.description_hash) == (None, b"\x09" * 32)
     assert invoice.min_final_cltv_expiry_delta == 30
-    assert invoice.features == {8, 14, 17}
+    assert invoice.features == {8, 14, 17, 37}
     assert invoice.route_hints[0][0].node_id == world.peer_id
 
 
@@ -68,6 +69,9 @@ def test_onions_are_peeled_in_a_batch(world: World) -> None:
     assert second.payload == b"only" and second.next_packet is None
     secret = middle.shared_secrets[0].reveal()
     assert (first.um, first.ammag) == (sphinx.derive_key(b"um", secret), sphinx.derive_key(b"ammag", secret))
+    # checklist 39: of this HTLC only, and the shared secret stays with the signer.
+    assert first.ammagext == sphinx.derive_key(b"ammagext", secret) != second.ammagext
+    assert secret not in contract.encode(contract.OnionsPeeled(results))
     assert third == contract.Unpeelable(int(FailureCode.INVALID_ONION_HMAC), sha256(broken))
 
 
@@ -82,8 +86,15 @@ def test_an_onion_with_an_impossible_payload_can_still_be_failed(world: World) -
     tag = hmac.digest(sphinx.derive_key(b"mu", secret), payloads + ad, "sha256")
     (result,) = peel(world, contract.OnionToPeel(good.packet[:34] + payloads + tag, ad))
     assert result == contract.Peeled(
-        b"", None, sphinx.derive_key(b"um", secret), sphinx.derive_key(b"ammag", secret)
+        b"", None, *(sphinx.derive_key(kind, secret) for kind in (b"um", b"ammag", b"ammagext"))
     )
+
+
+def test_a_signer_that_is_older_than_attribution_data_is_understood() -> None:
+    """checklist 39: it answers without the key, and such an HTLC comes to its end without the data."""
+    old = msgspec.msgpack.encode(["peeled", b"payload", None, bytes(32), bytes(32)])
+    read = msgspec.msgpack.decode(old, type=contract.Peeled | contract.Unpeelable)
+    assert read == contract.Peeled(b"payload", None, bytes(32), bytes(32), None)
 
 
 def test_a_message_is_signed_in_its_own_domain(world: World) -> None:

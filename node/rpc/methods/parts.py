@@ -111,6 +111,7 @@ def part_object(row: PartRow) -> dict[str, Any]:
         "payment_preimage": None if row.preimage is None else row.preimage.hex(),
         "label": row.label,
         "bolt11": row.bolt11,
+        "hold_times_ms": [100 * held for held in row.hold_times] or None,
     }
     result.update((name, value) for name, value in optional.items() if value is not None)
     return result

@@ -175,6 +175,9 @@ def _tried(parts: Iterable[PartRow]) -> list[Line]:
         about = HAPPENED
         if part.error:
             text, about = f"{text}: {part.error}", BECAUSE
+        if part.hold_times:
+            held = ", ".join(f"{one / 10:.1f} s" for one in part.hold_times)
+            text = f"{text}; its nodes say that they held it for {held}"
         lines.append(Line(about, text, at=part.completed or part.created))
     return lines
 

@@ -179,6 +179,8 @@ class HtlcFulfilled(Struct, frozen=True, tag="channel.fulfilled"):
     channel_id: bytes
     htlc_id: int
     preimage: bytes
+    attribution: bytes | None = None
+    """The attribution data that came with it (BOLT 4), if any did."""
 
 
 class HtlcFailed(Struct, frozen=True, tag="channel.failed"):
@@ -190,6 +192,7 @@ class HtlcFailed(Struct, frozen=True, tag="channel.failed"):
     htlc_id: int
     reason: bytes
     malformed_code: int | None = None
+    attribution: bytes | None = None
 
 
 class HtlcReceived(Struct, frozen=True, tag="channel.received"):
@@ -214,22 +217,27 @@ class FulfilHtlc(Struct, frozen=True, tag="channel.fulfil"):
     """One way. Without `preimage` the signer releases that of its invoice; with one (from the next hop, a keysend or
     a hold invoice made elsewhere) the signer only notes the credit. Repeating it is harmless.
 
-    `others`: HTLCs of other channels that pay the same invoice, by channel id: the signer judges them together."""
+    `others`: HTLCs of other channels that pay the same invoice, by channel id: the signer judges them together.
+    `hold_time`: how long we held it, in units of 100 ms, 0 if we do not know. `attribution`: of the next hop."""
 
     channel_id: bytes
     htlc_id: int
     preimage: bytes | None = None
     others: tuple[tuple[bytes, tuple[int, ...]], ...] = ()
+    hold_time: int = 0
+    attribution: bytes | None = None
 
 
 class FailHtlc(Struct, frozen=True, tag="channel.fail"):
     """One way. `failure`: an encoded BOLT 4 failure message, not yet wrapped; or, `from_next`, the failure onion of
-    the next hop, to be wrapped once more."""
+    the next hop, to be wrapped once more. `hold_time` and `attribution` as in `FulfilHtlc`."""
 
     channel_id: bytes
     htlc_id: int
     failure: bytes
     from_next: bool = False
+    hold_time: int = 0
+    attribution: bytes | None = None
 
 
 class HtlcResolved(Struct, frozen=True, tag="channel.resolved"):
@@ -254,6 +262,8 @@ class Origins(Struct, frozen=True, tag="channel.origins_are"):
 
     origins: tuple[tuple[str, str, bytes | None, bytes | None, int | None], ...]
     """(origin, state, preimage, failure reason, malformed code)"""
+    attributions: tuple[tuple[str, bytes], ...] = ()
+    """(origin, attribution data) where the next hop gave some and a forward may still need it"""
 
 
 class SettledReceived(Struct, frozen=True, tag="channel.settled"):

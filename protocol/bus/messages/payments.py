@@ -194,6 +194,8 @@ class PartRow(Struct, frozen=True, tag="pay.part"):
     """As in `AttemptEnded`."""
     failure_code: int | None = None
     hops: int = 1
+    hold_times: tuple[int, ...] = ()
+    """How long each node said that it held it, the nearest first, in units of 100 ms (BOLT 4, attribution data)."""
 
 
 class Parts(Struct, frozen=True, tag="pay.parts"):

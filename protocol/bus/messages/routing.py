@@ -90,12 +90,15 @@ class AttemptEnded(Struct, frozen=True, tag="routing.ended"):
     `failed_at` -1: nobody owned up to the failure.
 
     `code`: BOLT 4 failure code. `channel_update`: as the failing node sent it; used for this payment's retry only.
+    `suspects`: the nodes (the first hop leads to node 0) of which attribution data says that one made or spoiled a
+    failure that nobody owned up to; from the first up to, and without, the second.
     """
 
     origin: str
     failed_at: int | None = None
     code: int | None = None
     channel_update: bytes | None = None
+    suspects: tuple[int, int] | None = None
 
 
 class ListGossipNodes(Struct, frozen=True, tag="routing.list_nodes"):

@@ -64,6 +64,9 @@ class Half(End):
 class Row:
     """Alice – Bob – Carol. `ends` in this order: Alice's, Bob's towards her, Bob's towards Carol, Carol's."""
 
+    held = 3
+    """What Bob says of each HTLC that he passes back, in units of 100 ms."""
+
     def __init__(self, folder: Path) -> None:
         signers = {name: new_signer(folder / name) for name in ("alice", "bob", "carol")}
         self.alice = End("alice", signers["alice"], folder / "alice")
@@ -127,7 +130,8 @@ class Row:
             assert isinstance(received, said.HtlcReceived)
             origin = said.forward_origin(received.channel_id, received.htlc_id)
             known = other.database.read(
-                "SELECT preimage, failure, failure_code, done FROM htlcs WHERE origin = ?", (origin,)
+                "SELECT preimage, failure, failure_code, done, attribution FROM htlcs WHERE origin = ?",
+                (origin,),
             )
             live = [row for row in other.state.htlcs.values() if row.origin == origin]  # type: ignore[union-attr]
             if known or live:
@@ -145,17 +149,20 @@ class Row:
         return bool(fresh)
 
     def _reconcile(self, half: Half, htlc_id: int, known: list[tuple[object, ...]]) -> None:
-        for preimage, failure, code, done in known:
+        for preimage, failure, code, done, told in known:
             if preimage is not None:
-                half.do(Fulfil(htlc_id, preimage))  # type: ignore[arg-type]
+                half.do(self._fulfilled(htlc_id, preimage, told))  # type: ignore[arg-type]
             elif done:
-                half.do(self._failed(htlc_id, failure, code))  # type: ignore[arg-type]
+                half.do(self._failed(htlc_id, failure, code, told))  # type: ignore[arg-type]
 
-    @staticmethod
-    def _failed(htlc_id: int, reason: bytes | None, code: int | None) -> Fail:
+    def _fulfilled(self, htlc_id: int, preimage: bytes, told: bytes | None) -> Fulfil:
+        return Fulfil(htlc_id, preimage, hold_time=self.held, attribution=told)
+
+    def _failed(self, htlc_id: int, reason: bytes | None, code: int | None, told: bytes | None) -> Fail:
         if reason is None or code is not None:
-            return Fail(htlc_id, failures.encode(failures.TemporaryChannelFailure()))
-        return Fail(htlc_id, reason, from_next=True)
+            ours = failures.encode(failures.TemporaryChannelFailure())
+            return Fail(htlc_id, ours, hold_time=self.held)
+        return Fail(htlc_id, reason, from_next=True, hold_time=self.held, attribution=told)
 
     def _came_back(self, half: Half) -> bool:
         """`half`: where the HTLC was offered; it is resolved in the other channel."""
@@ -172,9 +179,10 @@ class Row:
                 continue
             match event:
                 case said.HtlcFulfilled():
-                    back.do(Fulfil(found[1], event.preimage))
+                    back.do(self._fulfilled(found[1], event.preimage, event.attribution))
                 case said.HtlcFailed():
-                    back.do(self._failed(found[1], event.reason, event.malformed_code))
+                    failed = self._failed(found[1], event.reason, event.malformed_code, event.attribution)
+                    back.do(failed)
                 case said.HtlcRefused():
                     back.do(Fail(found[1], failures.encode(failures.TemporaryChannelFailure())))
         return bool(fresh)

@@ -55,7 +55,7 @@ def test_a_preimage_from_the_chain_reaches_payments_once(pair: Pair) -> None:
     assert (fulfilled.origin, fulfilled.preimage) == (origin, PREIMAGE)
     assert not pair.alice.said.failed and not pair.alice.state.htlcs
     assert pair.alice.state.committed.settled_local == before - AMOUNT
-    assert origins(pair.alice.database) == [(origin, PREIMAGE, None, None, 1)]
+    assert origins(pair.alice.database) == [(origin, PREIMAGE, None, None, 1, None)]
 
 
 def test_a_failure_on_the_chain_reaches_payments_once(pair: Pair) -> None:
@@ -68,7 +68,7 @@ def test_a_failure_on_the_chain_reaches_payments_once(pair: Pair) -> None:
     (failed,) = pair.alice.said.failed
     assert failed.origin == origin
     assert pair.alice.state.committed.settled_local == before
-    assert origins(pair.alice.database) == [(origin, None, None, None, 1)]
+    assert origins(pair.alice.database) == [(origin, None, None, None, 1, None)]
 
 
 def test_who_gave_the_preimage_and_missed_the_money_was_paid_all_the_same(pair: Pair) -> None:

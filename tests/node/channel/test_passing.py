@@ -30,8 +30,8 @@ from node.channel.state import CloseKind, Closing, Normal, OfferWant, Offline, S
 from node.channel.terms import Policy
 from protocol.amounts import BlockHeight, FeeratePerKw, Msat, scid
 from protocol.bolt3.commitment import Side
+from protocol.bolt4 import attribution, failure_onion, sphinx
 from protocol.bolt4 import failure as failures
-from protocol.bolt4 import failure_onion, sphinx
 from protocol.bus.messages import channel as said
 from tests.node.channel.pair import End, invoice, onion_for, open_channel
 from tests.node.channel.passing import IN_EXPIRY, OUT_EXPIRY, Row, onion_over
@@ -392,7 +392,12 @@ class Passing(RuleBasedStateMachine):
         assert payment.onion is not None
         for event in payment.payer.said.failed:
             if event.origin == payment.origin and event.malformed_code is None:
-                assert failure_onion.unwrap(payment.onion.shared_secrets, event.reason) is not None
+                secrets = payment.onion.shared_secrets
+                opened = failure_onion.unwrap(secrets, event.reason)
+                assert opened is not None and event.attribution is not None
+                # checklist 39: whoever died on the way, the data of every hop is whole.
+                told = attribution.read(secrets, event.reason, event.attribution, source=opened.hop_index)
+                assert told.spoiled_at is None and len(told.hold_times) == opened.hop_index + 1
 
     def closed_by_both(self, end: End) -> None:
         pair = self.row.pair_of(end)

@@ -12,6 +12,7 @@ from node.channel.events import Connected, Env, FromPeer, FundingMissing
 from node.channel.lockin import FORGET_AFTER
 from node.channel.service import MAX_EARLY, ChannelService
 from node.channel.state import CloseKind, Closing, Committed
+from node.channel.terms import Policy
 from node.storage.database import open_database
 from protocol import curve
 from protocol.amounts import FEERATE_FLOOR, BlockHeight, FeeratePerKw, Sat
@@ -154,7 +155,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 async def test_message_of_a_quick_peer_waits_until_the_channel_knows_the_connection(folder: Path) -> None:
-    """LDK sends channel_reestablish right behind init, while we still wait for our signer; it comes only once."""
+    """LDK sends channel_reestablish right behind init, while we still wait for our signer; it comes only once.
+
+    checklist 2
+    """
     async with Starting(folder) as starting:
         starting.bus.publish(peers.PeerUp(PEER, 1, b""))
         starting.bus.send("channel", peers.FromPeer(PEER, 1, encode(REESTABLISH)))
@@ -164,6 +168,33 @@ async def test_message_of_a_quick_peer_waits_until_the_channel_knows_the_connect
         await starting.turns()
         heard = [e for e in starting.channel.told if isinstance(e, Connected | FromPeer)]
         assert heard == [Connected(1), FromPeer(REESTABLISH)]
+
+
+async def test_the_bound_on_dust_of_the_settings_is_what_channels_go_by(folder: Path) -> None:
+    """checklist 21"""
+    database = open_database(folder / "dust.db", create=True)
+    bus = LocalBus()
+    signer = _Signer()
+    service = _Service(
+        bus,
+        database.writer,
+        signer,
+        chain_hash=REGTEST.chain_hash,  # type: ignore[arg-type]
+        policy=Policy(max_dust=Sat(1_234)),
+    )
+    assert service._env.max_dust == 1_234
+    at = _Chain(bus), _Peers(bus)
+    for one in (*at, service):
+        await one.start()
+    signer.up.set()
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert service._ready
+    assert service._env.height > 0
+    assert service._env.max_dust == 1_234  # the tip and the feerate came, the bound stays
+    for one in (service, *at):
+        await one.stop()
+    database.close()
 
 
 async def test_message_of_a_connection_that_is_gone_by_then_is_dropped(folder: Path) -> None:

@@ -6,6 +6,7 @@ is what it wakes up with.
 
 import asyncio
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -130,6 +131,8 @@ class Node:
         self.connections: dict[bytes, int] = {}
         self.on_the_line: Callable[[bytes], bytes] = lambda frame: frame
         """What becomes of a message that this node sends."""
+        self.clock: Callable[[], float] = time.time
+        """Of its payments."""
         self.commits = 0
         self.kill_at: int | None = None
         self.copy = self.folder / "copy.db"
@@ -159,7 +162,12 @@ class Node:
             policy=self.net.policy,
         )
         self.payments = PaymentService(
-            self.bus, writer=writer, signer=self.signer, network=REGTEST, node_id=self.node_id
+            self.bus,
+            writer=writer,
+            signer=self.signer,
+            network=REGTEST,
+            node_id=self.node_id,
+            clock=lambda: self.clock(),
         )
         self.router = Router(self)
         self.gossip = Gossip(self)

@@ -122,6 +122,7 @@ class ChannelStandIn(Service):
         super().__init__(bus)
         self.channels: tuple[ChannelInfo, ...] = (channel_info(),)
         self.origins: tuple[tuple[str, str, bytes | None, bytes | None, int | None], ...] = ()
+        self.attributions: tuple[tuple[str, bytes], ...] = ()
         self.settled: tuple[tuple[bytes, Msat], ...] = ()
         self.offers: list[OfferHtlc] = []
         self.decisions: list[FulfilHtlc | FailHtlc] = []
@@ -137,7 +138,7 @@ class ChannelStandIn(Service):
     @handles(LiveOrigins)
     def live_origins(self, request: LiveOrigins) -> Origins:
         self.origins_asked = request.origins
-        return Origins(self.origins)
+        return Origins(self.origins, self.attributions)
 
     @handles(SettledReceived)
     def settled_received(self, request: SettledReceived) -> Settled:

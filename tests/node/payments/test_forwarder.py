@@ -427,3 +427,65 @@ async def test_an_incoming_htlc_that_ends_first_leaves_the_onward_one_watched(ho
     assert house.channel.decisions == [FULFIL]
     assert house.rows(FORWARDS)[0][0] == "settled"
     assert house.payments._forwarder._live == {}
+
+
+async def test_what_the_next_hop_says_of_hold_times_goes_upstream_with_ours(house: House):
+    """checklist 39: 1.25 s passed between the two."""
+    data = b"data of the next hop"
+    await hear(house, htlc(), htlc(1))
+    house.now += 1.25
+    await hear(house, replace(FULFILLED, attribution=data))
+    sealed = HtlcFailed(forward_origin(CHANNEL, 1), OTHER_CHANNEL, 5, b"sealed", attribution=data)
+    await hear(house, sealed)
+    assert house.channel.decisions == [
+        replace(FULFIL, hold_time=12, attribution=data),
+        FailHtlc(CHANNEL, 1, b"sealed", from_next=True, hold_time=12, attribution=data),
+    ]
+
+
+async def test_a_failure_of_our_own_takes_over_no_data(house: House):
+    """checklist 39: what the next node cannot read, and what timed out on chain, begins with us."""
+    data = b"data of the next hop"
+    digest = sha256(b"the next onion")
+    await hear(house, htlc(), htlc(1), htlc(2, scid=7 << 40))
+    house.now += 0.5
+    told = HtlcFailed(ORIGIN, OTHER_CHANNEL, 4, digest, FailureCode.INVALID_ONION_HMAC, data)
+    await hear(house, told, HtlcFailed(forward_origin(CHANNEL, 1), OTHER_CHANNEL, 5, b"", attribution=data))
+    assert house.channel.decisions == [
+        failed(UnknownNextPeer(), 2),
+        replace(failed(InvalidOnionHmac(digest)), hold_time=5),
+        replace(failed(PermanentChannelFailure(), 1), hold_time=5),
+    ]
+
+
+@pytest.mark.parametrize("paid", [True, False])
+async def test_after_a_restart_the_time_of_arrival_and_the_data_are_known(house: House, paid: bool):
+    """checklist 39: the one from the row of the forward, the other from the channel that was told."""
+    await hear(house, htlc())
+    house.now += 60
+    outcome = (
+        (ORIGIN, "fulfilled", PREIMAGE, None, None) if paid else (ORIGIN, "failed", None, b"sealed", None)
+    )
+    await house.stop()
+    house.database.close()
+    house.reopen(origins=(outcome,))
+    house.channel.channels = (incoming_channel(htlc()), outgoing())
+    house.channel.attributions = ((ORIGIN, b"data"),)
+    await house.start()
+    await hear(house, htlc())
+    (decision,) = {repr(one): one for one in house.channel.decisions}.values()
+    assert (decision.hold_time, decision.attribution) == (600, b"data")
+
+
+async def test_an_htlc_of_an_earlier_run_without_a_row_counts_as_not_held(house: House):
+    """checklist 39: 0 is what BOLT 4 lets a node say that does not know."""
+    await house.stop()
+    house.database.close()
+    house.reopen(origins=())
+    house.channel.channels = (incoming_channel(htlc(7)), outgoing())
+    await house.start()
+    await hear(house, htlc(0), htlc(7))
+    house.now += 100
+    for number in (0, 7):
+        await hear(house, HtlcFailed(forward_origin(CHANNEL, number), OTHER_CHANNEL, number, b"sealed"))
+    assert [(d.htlc_id, d.hold_time) for d in house.channel.decisions] == [(0, 1_000), (7, 0)]

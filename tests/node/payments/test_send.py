@@ -6,6 +6,7 @@ from node.payments import send
 from node.payments.send import PayCode
 from protocol.amounts import BlockHeight, Msat
 from protocol.bolt4 import failure, failure_onion, payload, sphinx
+from protocol.bolt4.attribution import Told, keys_of, update
 from protocol.bolt4.failure import FailureCode, IncorrectOrUnknownPaymentDetails, MppTimeout
 from protocol.errors import CommandRefused
 from protocol.hashes import sha256
@@ -117,3 +118,66 @@ def test_every_failure_has_a_sentence_and_a_next_step(code: FailureCode):
     )
     assert refusal.sentence.endswith(f"({code.name.lower()})")
     assert refusal.what_to_do.endswith(".")
+
+
+ROUTE = tuple(Secret(bytes([n]) * 32) for n in (1, 2, 3))
+
+
+def come_back(
+    made: bytes, *, silent: int | None = None, garbles: int | None = None, times: tuple[int, ...] = (3, 2, 1)
+) -> tuple[bytes, bytes]:
+    """A failure packet of the last hop, before its layer, and its data as they reach us. `silent` gives no data, and
+    `garbles` changes the packet that it passes on."""
+    carried, data = b"", None
+    for hop in range(len(ROUTE) - 1, -1, -1):
+        is_source = hop == len(ROUTE) - 1
+        plain = failure_onion.wrap(ROUTE[hop], made) if is_source else carried
+        data = update(keys_of(ROUTE[hop]), plain, times[hop], data, is_source=is_source)
+        carried = made if is_source else failure_onion.wrap(ROUTE[hop], carried)
+        data = None if hop == silent else data
+        if hop == garbles:
+            carried = carried[:-1] + bytes([carried[-1] ^ 1])
+    assert data is not None
+    return carried, data
+
+
+def test_a_failure_that_can_be_read_brings_the_hold_times_of_its_route():
+    """checklist 39"""
+    reason, data = come_back(failure_onion.create(ROUTE[2], MppTimeout()))
+    opened = send.open_failure(reason, None, ROUTE, data)
+    assert opened == send.Opened(3, MppTimeout(), Told((3, 2, 1)))
+    assert opened.suspects(3) is None
+    assert send.open_failure(reason, None, ROUTE) == send.Opened(3, MppTimeout())
+
+
+@pytest.mark.parametrize(
+    ("spoils", "suspects", "named"),
+    [
+        ({"garbles": 0}, (0, 1), "hop 1 of 3"),
+        ({"garbles": 1}, (0, 2), "hops 1 to 2 of 3"),
+        ({"garbles": 2}, (1, 3), "hops 2 to 3 of 3"),
+        ({"garbles": 1, "silent": 1}, (0, 3), "hops 1 to 3 of 3"),
+        ({}, (2, 3), "hop 3 of 3"),  # all data is whole: the last node itself made what nobody can read
+    ],
+)
+def test_an_unreadable_failure_is_blamed_on_the_pair_that_attribution_data_names(
+    spoils: dict[str, int], suspects: tuple[int, int], named: str
+):
+    """checklist 39"""
+    made = failure_onion.create(ROUTE[2], MppTimeout()) if spoils else b"nobody can read this" * 15
+    reason, data = come_back(made, **spoils)
+    opened = send.open_failure(reason, None, ROUTE, data)
+    assert (opened.failed_at, opened.failure) == (send.NOBODY, None)
+    assert opened.suspects(3) == suspects
+    assert send.refusal(opened, 3).sentence.endswith(f"attribution data leads to {named}")
+    assert send.open_failure(reason, None, ROUTE).suspects(3) is None
+
+
+def test_hold_times_end_where_a_node_tells_none():
+    """checklist 39"""
+    data = None
+    for hop in (2, 1, 0):
+        data = update(keys_of(ROUTE[hop]), b"", hop + 5, data, is_source=hop == 2)
+    assert send.hold_times(data, ROUTE) == (5, 6, 7)
+    assert send.hold_times(update(keys_of(ROUTE[0]), b"", 5, None), ROUTE) == (5,)
+    assert send.hold_times(None, ROUTE) == send.hold_times(bytes(919), ROUTE) == ()

@@ -205,3 +205,16 @@ def test_rows_of_another_shape_are_not_believed(tmp_path: Path):
     store = ScoreStore(tmp_path / "scores.db")
     store.save([(5, "many", 2, 3.0)], [(b"\2", 7.0, 1.0), (b"\3", 0.5, 1.0)])  # type: ignore[list-item]
     assert store.load() == ([], [(b"\3", 0.5, 1.0)])
+
+
+@pytest.mark.parametrize(
+    ("suspects", "nodes"), [((0, 2), (1, 2)), ((1, 4), (2, 3)), ((2, 3), (3,)), ((3, 4), ())]
+)
+def test_where_attribution_data_names_nodes_only_those_are_suspect(
+    suspects: tuple[int, int], nodes: tuple[int, ...]
+):
+    """checklist 39: and never the payee, which a payment cannot go round."""
+    known = Liquidity()
+    known.started("p/0", HOPS)
+    known.ended("p/0", -1, None, 100.0, room, suspects)
+    assert known.suspects(100.0) == [(node(n), pytest.approx(SUSPECT_NODE)) for n in nodes]

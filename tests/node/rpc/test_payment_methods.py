@@ -143,9 +143,11 @@ async def test_waitsendpay_answers_the_preimage_or_where_it_failed(gateway: Gate
 
 
 async def test_listsendpays(gateway: Gateway):
-    gateway.payments.answers[ListParts] = Parts((PART,))
-    (row,) = (await gateway.call("listsendpays", [None, HASH.hex()]))["payments"]
+    """checklist 39: with the hold times, where the nodes told any."""
+    gateway.payments.answers[ListParts] = Parts((PART, replace(PART, hold_times=(15, 0))))
+    row, told = (await gateway.call("listsendpays", [None, HASH.hex()]))["payments"]
     assert (row["id"], row["amount_sent_msat"], row["destination"]) == (3, 10_010, PEER)
+    assert "hold_times_ms" not in row and told["hold_times_ms"] == [1_500, 0]
     assert gateway.payments.asked == [ListParts(HASH, None, None)]
 
 

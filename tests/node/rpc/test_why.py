@@ -141,10 +141,16 @@ async def test_a_failed_payment_tells_its_cause_and_each_part() -> None:
     asker.services[1].sent = (payment("failed", "no route to the node"),)
     asker.services[1].parts = (
         PartRow(3, bytes.fromhex(HASH), 1, 0, bytes(33), Msat(5000), Msat(5007), "failed", 1_700_000_001, error="fee"),
+        PartRow(4, bytes.fromhex(HASH), 1, 0, bytes(33), Msat(5000), Msat(5007), "failed", 1_700_000_002, error="no",
+                hold_times=(15, 2)),
     )  # fmt: skip
     found = await asker.ask(HASH)
     because = [line["text"] for line in found["lines"] if line["about"] == "because"]
-    assert because == ["no route to the node", "part 3 of 5000 msat for a fee of 7 msat: failed: fee"]
+    assert because == [
+        "no route to the node",
+        "part 3 of 5000 msat for a fee of 7 msat: failed: fee",
+        "part 4 of 5000 msat for a fee of 7 msat: failed: no; its nodes say that they held it for 1.5 s, 0.2 s",
+    ]
     assert any(
         "nothing can be paid twice" in line["text"] for line in found["lines"] if line["about"] == "you"
     )

@@ -92,10 +92,21 @@ def test_a_changed_byte_is_blamed_on_the_first_hop_or_on_nobody(at: int, differe
         assert found.spoiled_at == 0
 
 
-def test_a_hop_that_gives_none_is_where_the_knowledge_ends() -> None:
-    """checklist 39: zeros are filled in for it, and the hops before it are still heard."""
-    carried, told = travel(SECRETS, [1, 2, 3, 4, 5], silent=(2,))
-    assert read(SECRETS, carried, told) == Told((1, 2), spoiled_at=2)
+@pytest.mark.parametrize("at", range(1, 20))
+def test_a_hop_that_gives_none_is_where_the_knowledge_ends(at: int) -> None:
+    """checklist 39: zeros are filled in for it, and the hops before it are still heard, on the longest route too."""
+    secrets = [Secret(sha256(bytes([n]))) for n in range(20)]
+    carried, told = travel(secrets, list(range(20)), silent=(at,))
+    assert read(secrets, carried, told) == Told(tuple(range(at)), spoiled_at=at, silent=True)
+
+
+@pytest.mark.parametrize(("given", "silent"), [(None, True), (bytes(SIZE), True), (b"!" * SIZE, False)])
+def test_silence_is_told_from_garbage(given: bytes | None, silent: bool) -> None:
+    """checklist 39: garbage is the work of the hop or the one before; where nothing came, others may be at fault."""
+    carried, _ = travel(SECRETS[1:], [2, 3, 4, 5])
+    data = update(keys_of(SECRETS[0]), carried, 1, given)
+    packet = failure_onion.wrap(SECRETS[0], carried)
+    assert read(SECRETS, packet, data) == Told((1,), 1, silent)
 
 
 def test_a_spoiled_packet_is_blamed_on_who_spoiled_it() -> None:

@@ -22,7 +22,14 @@ from protocol.wire.bolt2_close import (
 from protocol.wire.bolt2_open import ChannelReady, ChannelReadyTlvs, OpenChannel, OpenChannelTlvs
 from protocol.wire.bolt2_quiescence import Stfu
 from protocol.wire.bolt2_reestablish import ChannelReestablish, ChannelReestablishTlvs, NextFunding
-from protocol.wire.bolt2_update import CommitmentSigned, RevokeAndAck, UpdateAddHtlc, UpdateFulfillHtlc
+from protocol.wire.bolt2_update import (
+    CommitmentSigned,
+    RevokeAndAck,
+    UpdateAddHtlc,
+    UpdateFailHtlc,
+    UpdateFulfillHtlc,
+    attribution_tlvs,
+)
 from protocol.wire.bolt7_gossip import (
     ChannelUpdate,
     QueryChannelRange,
@@ -100,6 +107,14 @@ BY_HAND = [
         "0082" + "aa" * 32 + "0000000000000009" + "cc" * 32,
     ),
     (
+        UpdateFulfillHtlc(A, 9, Secret(C), attribution_tlvs(b"\x01" * 80 + b"\x02" * 840)),
+        "0082" + "aa" * 32 + "0000000000000009" + "cc" * 32 + "01fd0398" + "01" * 80 + "02" * 840,
+    ),
+    (
+        UpdateFailHtlc(A, 9, b"\x03", attribution_tlvs(b"\x01" * 80 + b"\x02" * 840)),
+        "0083" + "aa" * 32 + "0000000000000009" + "0001" "03" + "01fd0398" + "01" * 80 + "02" * 840,
+    ),
+    (
         CommitmentSigned(A, b"\x01" * 64, (b"\x02" * 64, b"\x03" * 64)),
         "0084" + "aa" * 32 + "01" * 64 + "0002" + "02" * 64 + "03" * 64,
     ),
@@ -166,6 +181,7 @@ def test_open_channel_keeps_the_order_of_the_table():
 @settings(max_examples=25)
 @given(data=st.data())
 def test_what_is_encoded_is_decoded(cls, data):
+    """checklist 3, 4"""
     message = data.draw(of_struct(cls))
     raw = encode(message)
     assert int.from_bytes(raw[:2], "big") == cls.TYPE
@@ -207,7 +223,10 @@ def test_mutated_messages_raise_malformed_message_or_nothing(message, data):
 @settings(max_examples=3)
 @given(data=st.data())
 def test_a_known_message_cut_short_is_malformed(cls, data):
-    """BOLT 1: insufficient length closes the connection. Cut before the extension, every prefix is short."""
+    """BOLT 1: insufficient length closes the connection. Cut before the extension, every prefix is short.
+
+    checklist 3
+    """
     fixed = data.draw(of_struct(cls))
     bare = type(fixed)(**{name: getattr(fixed, name) for name in cls.__struct_fields__[:-1]})
     raw = encode(bare)
@@ -240,6 +259,7 @@ def test_unknown_types_are_named_and_left_to_the_caller():
     ],
 )
 def test_the_extension_of_init_is_checked_and_kept(hexed, valid):
+    """checklist 3, 4"""
     check_init_extension(hexed, valid)
 
 
@@ -252,6 +272,7 @@ def check_init_extension(hexed: str, valid: bool) -> None:
 
 
 def test_all_published_init_extensions():
+    """checklist 3, 4"""
     cases = vectors("bolt01/init_extension.json")
     assert len(cases) == 5
     for case in cases:
@@ -259,6 +280,7 @@ def test_all_published_init_extensions():
 
 
 def test_a_bad_extension_of_a_message_without_records_is_malformed_too():
+    """checklist 3, 4"""
     good = encode(RevokeAndAck(A, Secret(B), POINT))
     assert decode(good + b"\x01\x00").tlvs.unknown == ((1, b""),)
     for bad in (b"\x00\x00", b"\x01", b"\x01\x02\x00", b"\x03\x00\x01\x00"):
@@ -291,23 +313,27 @@ def test_a_field_that_does_not_fit_is_never_sent(message):
 
 
 def test_the_largest_message_passes_and_one_byte_more_is_refused():
+    """checklist 3"""
     assert len(encode(Pong(bytes(65531)))) == 65535
     with pytest.raises(ValueError, match="65535"):
         encode(Pong(bytes(65532)))
 
 
 def test_a_ping_is_answered_with_the_length_it_asks_for_unless_that_is_too_long():
+    """checklist 5"""
     assert pong_for(Ping(3)) == Pong(b"\x00\x00\x00")
     assert pong_for(Ping(65531)) == Pong(bytes(65531))
     assert pong_for(Ping(65532)) is None
 
 
 def test_error_text_is_shown_only_when_printable():
+    """checklist 6"""
     assert printable(b"funding too small") == "funding too small"
     assert printable(b"\x1b[2Jok") == "(not text) 1b5b324a6f6b"
 
 
 def test_points_off_the_curve_are_a_violation_where_they_are_used():
+    """checklist 8"""
     require_points(open_channel(), clause="BOLT 2")
     bad = open_channel(htlc_basepoint=b"\x02" + b"\xff" * 32)
     assert decode(encode(bad)) == bad
