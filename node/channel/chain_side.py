@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from node.channel import feerates, lockin
+from node.channel import feerates, lockin, store
 from node.channel.channel import Channel
 from node.channel.events import (
     FeerateMoved,
@@ -28,6 +28,8 @@ from protocol.bus.bus import OutcomeUnknown
 from protocol.bus.messages import chain
 from protocol.bus.service import hears
 from protocol.errors import CommandRefused
+
+CUT_EACH_BLOCKS = 144
 
 
 class BlockTold:
@@ -107,6 +109,8 @@ class ChainSide(ChannelHost):
                 self._close_if_due(channel)
                 self._forget_if_due(channel)
                 self._raise_if_needed(channel)
+                if (event.height + channel.row_id) % CUT_EACH_BLOCKS == 0:
+                    self._writer.submit(store.cut_journal(channel.row_id), now=False)
 
     def _forget_if_due(self, channel: Channel) -> None:
         """A channel that the peer never funded (BOLT 2, "The channel_ready Message")."""

@@ -35,6 +35,12 @@ _MOST_NAMED = 500
 _FORGET_ATTRIBUTION = "UPDATE htlcs SET attribution = NULL WHERE origin = ? AND attribution IS NOT NULL"
 _DROP_HTLC = "DELETE FROM htlcs WHERE channel = ? AND offered = ? AND id = ?"
 _JOURNAL = "INSERT INTO journal (channel, event, at) VALUES (?, ?, ?)"
+_CUT_JOURNAL = (
+    "DELETE FROM journal WHERE channel = ? AND seq <="
+    " (SELECT seq FROM journal WHERE channel = ? ORDER BY seq DESC LIMIT 1 OFFSET ?)"
+)
+KEPT_ENTRIES = 2000
+"""Of the journal of a channel: what people may ask about is kept by its causes, the journal tells the last messages."""
 
 
 class Reader(Protocol):
@@ -144,6 +150,11 @@ def _update(row_id: int, row: Htlc, *, done: int) -> tuple[Any, ...]:
 def note(row_id: int, text: str) -> Unit:
     """An entry of the journal without a change."""
     return [(_JOURNAL, [(row_id, text, int(time.time()))])]
+
+
+def cut_journal(row_id: int) -> Unit:
+    """Forgets all but the newest entries of this channel."""
+    return [(_CUT_JOURNAL, [(row_id, row_id, KEPT_ENTRIES)])]
 
 
 def journal(reader: Reader, row_id: int, newest: int) -> list[tuple[str, int]]:

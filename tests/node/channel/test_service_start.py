@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import pytest
 
 from node.channel import store
+from node.channel.chain_side import CUT_EACH_BLOCKS, BlockTold
 from node.channel.events import Connected, Env, FromPeer, FundingMissing
 from node.channel.lockin import FORGET_AFTER
 from node.channel.service import MAX_EARLY, ChannelService
@@ -98,7 +99,7 @@ class _Channel:
 
 
 class _Service(ChannelService):
-    """Without the two things that need a whole channel."""
+    """Without what needs a whole channel, or a whole signer."""
 
     def _watch(self, channel: Any) -> None:
         pass
@@ -107,6 +108,9 @@ class _Service(ChannelService):
         pass
 
     async def _compare_numbers(self) -> None:
+        pass
+
+    def warn_in_time(self) -> None:
         pass
 
 
@@ -242,6 +246,25 @@ async def test_a_channel_that_is_older_than_aliases_gets_one_for_ever(folder: Pa
             aliases.append(channel.state.committed.alias_local)
     assert aliases[0] is not None
     assert aliases[0] == aliases[1]
+
+
+async def test_the_journal_of_a_channel_does_not_grow_for_ever(folder: Path) -> None:
+    committed = await asyncio.to_thread(committed_of, folder)
+    starting = Starting(folder)
+    writer = starting.database.writer
+    del starting.service._channels[CHANNEL]
+    notes = [store.note(row_id, f"{n}")[0] for n in range(store.KEPT_ENTRIES + 50) for row_id in (1, 2)]
+    await writer.submit([*store.new_channel(1, committed), *notes], now=True)
+    async with starting:
+        await starting.ready()
+        for height in range(500, 500 + CUT_EACH_BLOCKS):
+            starting.service.block_told(BlockTold(BlockHeight(height)))
+        await writer.submit([], now=True)
+        kept = [store.journal(writer, row_id, 1_000_000) for row_id in (1, 2)]
+    newest = f"{store.KEPT_ENTRIES + 49}"
+    ours, others = ([text for text, _ in entries] for entries in kept)
+    assert store.KEPT_ENTRIES <= len(ours) < store.KEPT_ENTRIES + 10 and newest in ours
+    assert len(others) == store.KEPT_ENTRIES + 50, "those of other channels stay"
 
 
 async def test_a_channel_that_was_never_funded_is_looked_at_after_each_block(folder: Path) -> None:
