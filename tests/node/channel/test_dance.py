@@ -59,7 +59,7 @@ def test_a_new_channel_is_usable_by_both(pair: Pair) -> None:
 
 @pytest.mark.parametrize("direction", ["there", "back"])
 def test_a_payment_moves_the_money_and_leaves_no_htlc(pair: Pair, direction: str) -> None:
-    """checklist 15"""
+    """checklist 15, 16, 23"""
     payer = pair.alice if direction == "there" else pair.bob
     payee = pair.other(payer)
     before = balances(pair)
@@ -109,6 +109,7 @@ def test_a_failed_payment_gives_the_money_back(pair: Pair) -> None:
 
 
 def test_many_payments_both_ways_at_once(pair: Pair) -> None:
+    """checklist 15, 16"""
     before = balances(pair)
     for n in range(30):
         offer(pair, pair.alice, 1_000_000 + n)

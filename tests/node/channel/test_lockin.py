@@ -106,6 +106,7 @@ def pay(pair: Pair, payer: End, amount: int = 20_000_000) -> None:
 
 
 def test_channel_ready_leaves_at_the_depth_and_not_before(pair: Pair) -> None:
+    """checklist 12"""
     fund(pair)
     pair.confirm(depth=2)
     assert phases(pair) == [AwaitingLockIn(), AwaitingLockIn()]

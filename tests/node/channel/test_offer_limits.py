@@ -172,6 +172,21 @@ def test_an_offer_below_the_minimum_of_the_peer_is_refused(tmp_path: Path) -> No
     assert len(pair.bob.said.received) == 1
 
 
+@pytest.mark.parametrize(("amount", "expiry"), [(0, 200), (1_000_000, 500_000_000)])
+def test_an_offer_of_nothing_or_until_a_time_never_leaves(tmp_path: Path, amount: int, expiry: int) -> None:
+    """checklist 18: the one we refuse ourselves, the other our signer."""
+    pair = opened(tmp_path)
+    made = invoice(pair.bob, None)
+    onion = onion_for(pair.bob, made, amount, expiry)
+    pair.alice.do(Offer(OfferWant(Msat(amount), made.payment_hash, expiry, onion, "bad")))
+    pair.quiet()
+    assert [event.origin for event in pair.alice.said.refused] == ["bad"]
+    assert not pair.alice.state.htlcs
+    offer(pair, pair.alice, 1)
+    pair.quiet()
+    assert [(event.htlc_id, event.amount_msat) for event in pair.bob.said.received] == [(0, 1)]
+
+
 def test_nothing_is_offered_that_the_other_side_could_not_pay_the_fee_for(tmp_path: Path) -> None:
     """BOLT 2, Adding an HTLC: who did not open checks that the opener can pay for one more output. checklist 19"""
     pair = opened(tmp_path, push=987_500_000, feerate=1000, anchors=False)

@@ -62,13 +62,14 @@ def is_force_closed(end: End) -> None:
 
 
 def test_an_error_of_the_peer_publishes_our_commitment(pair: Pair) -> None:
+    """checklist 6"""
     hear(pair.alice, Error(channel_id(pair), b"I am done"))
     is_force_closed(pair.alice)
     assert "I am done" in pair.alice.state.committed.why
 
 
 def test_an_error_is_heard_while_the_signer_has_our_question(pair: Pair) -> None:
-    """DESIGN, The shapes: a force close pre-empts the question."""
+    """DESIGN, The shapes: a force close pre-empts the question. checklist 6"""
     offer(pair, pair.alice, 1_000_000)
     assert pair.alice.state.committed.question is not None
     hear(pair.alice, Error(channel_id(pair), b"I am done"))
@@ -154,6 +155,7 @@ def test_a_peer_that_says_we_are_behind_must_prove_it(pair: Pair, ahead: int) ->
 
 
 def test_a_closed_channel_is_not_reopened_by_such_a_claim(pair: Pair) -> None:
+    """checklist 30"""
     hear(pair.alice, Error(channel_id(pair), b"I am done"))
     is_force_closed(pair.alice)
     phase = pair.alice.state.committed.phase
@@ -267,7 +269,7 @@ def test_the_same_shutdown_with_another_script_is_not_taken(tmp_path: Path) -> N
 
 
 def test_channel_ready_with_another_point_is_not_taken(clear: Pair) -> None:
-    """BOLT 2, channel_ready: the second point is fixed; it comes again only after a reconnection."""
+    """BOLT 2, channel_ready: the second point is fixed; it comes again only after a reconnection. checklist 12"""
     offend(clear, ChannelReady(channel_id(clear), POINT), says="another point")
 
 

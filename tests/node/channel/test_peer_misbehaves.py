@@ -199,7 +199,7 @@ OFFENCES: dict[str, Offence] = {
 
 @pytest.mark.parametrize("name", OFFENCES)
 def test_an_offence_costs_the_connection_and_nothing_else(pair: Pair, name: str) -> None:
-    """checklist 18, 20, 22, 53"""
+    """checklist 8, 9, 15, 18, 20, 22, 23, 26, 32, 53, 54"""
     says, made = OFFENCES[name]
     offend(pair, *made(pair), says=says)
 
@@ -233,8 +233,8 @@ def test_an_htlc_that_eats_the_reserve_is_not_taken(tmp_path: Path) -> None:
 def test_what_the_peer_wins_in_a_commitment_it_may_spend_in_it(tmp_path: Path) -> None:
     """BOLT 2, Adding an HTLC: the offer must be payable in the commitment that the receiver gets, not before.
 
-    Other implementations do so; the balance that we book ourselves comes a revocation later.
-    . checklist 19"""
+    Other implementations do so; the balance that we book ourselves comes a revocation later. checklist 19
+    """
     pair = Pair(tmp_path)
     open_channel(pair, push=200_000_000)
     offer(pair, pair.alice, 300_000_000)
@@ -320,7 +320,10 @@ def test_an_htlc_that_is_not_irrevocable_cannot_be_removed(pair: Pair) -> None:
 
 
 def test_an_htlc_that_was_fulfilled_cannot_be_failed_on_the_next_connection(pair: Pair) -> None:
-    """We showed the preimage to whoever paid us: taking the failure would make the two ends differ for ever."""
+    """We showed the preimage to whoever paid us: taking the failure would make the two ends differ for ever.
+
+    checklist 26
+    """
     pair.bob.do(Fulfil(0))
     pair.bob.answer()
     fulfil = decode(pair.bob.out.waiting[0])
@@ -375,6 +378,7 @@ def test_nothing_is_heard_before_channel_reestablish(pair: Pair) -> None:
 
 
 def test_a_warning_is_only_read(pair: Pair) -> None:
+    """checklist 6"""
     before = pair.alice.state
     hear(pair.alice, Warning(channel_id(pair), b"careful"))
     pair.disconnect()

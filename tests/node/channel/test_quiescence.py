@@ -45,6 +45,7 @@ def lead(pair: Pair) -> tuple[bool, bool]:
 
 @pytest.mark.parametrize("who", ["alice", "bob"])
 def test_who_asks_for_rest_gets_it_and_leads(pair: Pair, who: str) -> None:
+    """checklist 24"""
     end: End = getattr(pair, who)
     end.do(QuiesceWanted())
     assert waiting(end) == [stfu(end, 1)]
@@ -55,6 +56,7 @@ def test_who_asks_for_rest_gets_it_and_leads(pair: Pair, who: str) -> None:
 
 
 def test_when_both_ask_at_once_the_opener_leads(pair: Pair) -> None:
+    """checklist 24"""
     for end in pair.ends:
         end.do(QuiesceWanted())
     assert waiting(pair.bob) == [stfu(pair.bob, 1)]
@@ -63,6 +65,7 @@ def test_when_both_ask_at_once_the_opener_leads(pair: Pair) -> None:
 
 
 def test_stfu_waits_until_none_of_our_updates_is_pending(pair: Pair) -> None:
+    """checklist 24"""
     offer(pair, pair.alice, 50_000_000)
     pair.alice.do(QuiesceWanted())
     pair.alice.answer()
@@ -76,6 +79,7 @@ def test_stfu_waits_until_none_of_our_updates_is_pending(pair: Pair) -> None:
 
 
 def test_an_answer_waits_until_none_of_our_updates_is_pending(pair: Pair) -> None:
+    """checklist 24"""
     offer(pair, pair.bob, 50_000_000)
     pair.bob.answer()
     pair.bob.do(FromPeer(stfu(pair.bob, 1)))
@@ -88,6 +92,7 @@ def test_an_answer_waits_until_none_of_our_updates_is_pending(pair: Pair) -> Non
 
 
 def test_no_update_leaves_after_stfu(pair: Pair) -> None:
+    """checklist 24"""
     pair.alice.do(QuiesceWanted())
     assert isinstance(pair.alice.state.volatile.flow, SaidStfu)
     pair.alice.do(
@@ -113,6 +118,7 @@ def test_the_peer_s_updates_are_committed_while_our_stfu_waits_for_its_own(pair:
 
 
 def test_no_shutdown_leaves_a_channel_at_rest(pair: Pair) -> None:
+    """checklist 24"""
     pair.alice.do(QuiesceWanted())
     pair.quiet()
     pair.alice.do(CloseWanted())
@@ -130,6 +136,7 @@ def accused(end: End, words: str) -> None:
 
 @pytest.mark.parametrize("update", ["add", "fee"])
 def test_an_update_after_stfu_costs_the_connection(pair: Pair, update: str) -> None:
+    """checklist 24"""
     pair.alice.do(QuiesceWanted())
     pair.quiet()
     channel_id = pair.alice.state.committed.params.channel_id
@@ -143,6 +150,7 @@ def test_an_update_after_stfu_costs_the_connection(pair: Pair, update: str) -> N
 
 
 def test_stfu_with_a_pending_update_costs_the_connection(pair: Pair) -> None:
+    """checklist 24"""
     channel_id = pair.alice.state.committed.params.channel_id
     pair.bob.do(FromPeer(UpdateAddHtlc(channel_id, 0, Msat(1000), HASH, 200, bytes(1366))))
     pair.bob.do(FromPeer(stfu(pair.alice, 1)))
@@ -150,6 +158,7 @@ def test_stfu_with_a_pending_update_costs_the_connection(pair: Pair) -> None:
 
 
 def test_stfu_twice_costs_the_connection(pair: Pair) -> None:
+    """checklist 24"""
     pair.alice.do(QuiesceWanted())
     pair.quiet()
     pair.bob.do(FromPeer(stfu(pair.alice, 1)))
@@ -157,6 +166,7 @@ def test_stfu_twice_costs_the_connection(pair: Pair) -> None:
 
 
 def test_an_answer_that_nobody_asked_for_costs_the_connection(pair: Pair) -> None:
+    """checklist 24"""
     pair.bob.do(FromPeer(stfu(pair.alice, 0)))
     accused(pair.bob, "never sent")
 
@@ -167,6 +177,7 @@ def test_stfu_is_a_flag(pair: Pair) -> None:
 
 
 def test_without_the_feature_stfu_costs_the_connection_and_is_never_sent(pair: Pair) -> None:
+    """checklist 24"""
     pair.can_quiesce = False
     pair.disconnect()
     pair.connect()
@@ -178,6 +189,7 @@ def test_without_the_feature_stfu_costs_the_connection_and_is_never_sent(pair: P
 
 
 def test_a_rest_while_payments_wait_ends_after_a_minute(pair: Pair) -> None:
+    """checklist 24"""
     offer(pair, pair.alice, 50_000_000)
     pair.quiet()
     pair.alice.do(QuiesceWanted())
@@ -197,6 +209,7 @@ def test_a_rest_while_payments_wait_ends_after_a_minute(pair: Pair) -> None:
 
 
 def test_a_rest_without_payments_may_last(pair: Pair) -> None:
+    """checklist 24"""
     pair.alice.do(QuiesceWanted())
     pair.quiet()
     pair.bob.do(pair.bob.later[0].event)
@@ -217,6 +230,7 @@ def test_the_minute_of_an_older_connection_says_nothing(pair: Pair) -> None:
 
 
 def test_a_failure_waits_for_the_end_of_the_rest(pair: Pair) -> None:
+    """checklist 24"""
     offer(pair, pair.alice, 50_000_000)
     pair.quiet()
     pair.alice.do(QuiesceWanted())

@@ -76,6 +76,7 @@ def paid(tx: Transaction) -> dict[bytes, int]:
 
 
 def test_both_sides_get_a_transaction_that_they_pay_for(pair: Pair) -> None:
+    """checklist 55"""
     pair.alice.do(CloseWanted())
     pair.quiet()
     for end in pair.ends:
@@ -93,6 +94,7 @@ def test_both_sides_get_a_transaction_that_they_pay_for(pair: Pair) -> None:
 
 
 def test_the_side_with_more_signs_two_forms_and_the_one_with_less_signs_one(pair: Pair) -> None:
+    """checklist 55"""
     pair.bob.do(CloseWanted())
     more = sent_by(pair, pair.alice, ClosingComplete)
     assert more.tlvs.closer_output_only is not None
@@ -103,6 +105,7 @@ def test_the_side_with_more_signs_two_forms_and_the_one_with_less_signs_one(pair
 
 
 def test_who_has_nothing_proposes_nothing(tmp_path: Path) -> None:
+    """checklist 55"""
     pair = opened(tmp_path, push=0)
     pair.alice.do(CloseWanted())
     pair.quiet()
@@ -112,6 +115,7 @@ def test_who_has_nothing_proposes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_dust_output_of_the_closee_is_left_out(tmp_path: Path) -> None:
+    """checklist 55"""
     pair = opened(tmp_path, push=293_000)
     pair.alice.do(CloseWanted())
     complete = sent_by(pair, pair.alice, ClosingComplete)
@@ -132,6 +136,7 @@ def test_without_the_feature_the_legacy_negotiation_is_used(tmp_path: Path) -> N
 
 
 def test_the_close_asked_again_at_a_higher_feerate_replaces_it(pair: Pair) -> None:
+    """checklist 55"""
     pair.alice.do(CloseWanted(FeeratePerKw(500)))
     pair.quiet()
     first = sum(paid(closing_of(pair.alice)).values())
@@ -145,6 +150,7 @@ def test_the_close_asked_again_at_a_higher_feerate_replaces_it(pair: Pair) -> No
 
 
 def test_a_replacement_pays_more(pair: Pair) -> None:
+    """checklist 55"""
     pair.alice.do(CloseWanted(FeeratePerKw(5000)))
     pair.quiet()
     with pytest.raises(CommandRefused, match="already"):
@@ -199,6 +205,7 @@ def test_a_confirmed_close_answers_no_more(pair: Pair) -> None:
 
 @pytest.mark.parametrize("cut", range(12))
 def test_a_lost_line_at_any_message_ends_in_a_close_all_the_same(tmp_path: Path, cut: int) -> None:
+    """checklist 28, 55"""
     pair = opened(tmp_path)
     pair.alice.do(CloseWanted())
     for _ in range(cut):
@@ -246,6 +253,7 @@ OFFENCES = {
 
 @pytest.mark.parametrize("name", OFFENCES)
 def test_a_closing_complete_that_breaks_a_rule_costs_the_connection(pair: Pair, name: str) -> None:
+    """checklist 55: a script that differs leads to a reconnection."""
     change, words = OFFENCES[name]
     alice = instead(pair, pair.bob, change(complete_of_bob(pair)))
     accused(alice, words)
@@ -287,11 +295,13 @@ ANSWERS = {
 
 @pytest.mark.parametrize("name", ANSWERS)
 def test_a_closing_sig_that_breaks_a_rule_costs_the_connection(pair: Pair, name: str) -> None:
+    """checklist 55"""
     change, words = ANSWERS[name]
     accused(instead(pair, pair.bob, change(answer_of_bob(pair))), words)
 
 
 def test_a_closing_sig_that_nobody_asked_for_costs_the_connection(pair: Pair) -> None:
+    """checklist 55"""
     answer = answer_of_bob(pair)
     pair.deliver(pair.bob)
     pair.alice.do(FromPeer(answer))
@@ -299,6 +309,7 @@ def test_a_closing_sig_that_nobody_asked_for_costs_the_connection(pair: Pair) ->
 
 
 def test_no_closing_complete_before_the_channel_is_clear(pair: Pair) -> None:
+    """checklist 55"""
     channel_id = pair.alice.state.committed.params.channel_id
     script = pair.alice.state.committed.params.holder_script
     pair.alice.do(FromPeer(ClosingComplete(channel_id, ELSEWHERE, script, Sat(500), 0)))
@@ -306,6 +317,7 @@ def test_no_closing_complete_before_the_channel_is_clear(pair: Pair) -> None:
 
 
 def test_no_closing_complete_where_it_was_not_negotiated(tmp_path: Path) -> None:
+    """checklist 55"""
     pair = Pair(tmp_path)
     open_channel(pair, push=3_000_000_000)
     channel_id = pair.alice.state.committed.params.channel_id
@@ -314,6 +326,7 @@ def test_no_closing_complete_where_it_was_not_negotiated(tmp_path: Path) -> None
 
 
 def test_no_closing_signed_where_simple_close_was_negotiated(pair: Pair) -> None:
+    """checklist 54, 55"""
     pair.alice.do(CloseWanted())
     sent_by(pair, pair.bob, ClosingComplete)
     channel_id = pair.alice.state.committed.params.channel_id
@@ -331,6 +344,7 @@ def burning(pair: Pair) -> ClosingComplete:
 
 
 def test_an_op_return_output_gets_nothing(pair: Pair) -> None:
+    """checklist 55"""
     complete = burning(pair)
     from protocol.bolt3 import simple_close
 

@@ -41,6 +41,7 @@ def htlcs_in_the_signer(end: End) -> int:
 
 @pytest.mark.parametrize("who", ["alice", "bob"])
 def test_a_stray_version_is_revoked_on_a_channel_that_is_quiet(pair: Pair, who: str) -> None:
+    """checklist 16: Bob has no update to repeat; his empty one is taken."""
     end: End = getattr(pair, who)
     signs_what_is_lost(pair, end)
     assert htlcs_in_the_signer(end) == 1

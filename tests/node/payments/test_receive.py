@@ -83,11 +83,13 @@ def test_an_accepted_payment_does_not_force_its_channel_onto_the_chain_before_th
 
 
 def test_an_htlc_below_what_the_onion_says_is_final_incorrect_htlc_amount():
+    """checklist 36"""
     assert receive.read_final(htlc(9_999, payload=final(10_000))) == FinalIncorrectHtlcAmount(Msat(9_999))
     assert receive.read_final(htlc(10_001, payload=final(10_000))) == final(10_000)
 
 
 def test_an_htlc_that_expires_before_what_the_onion_says_is_final_incorrect_cltv_expiry():
+    """checklist 36"""
     early = htlc(expiry=EXPIRY - 1, payload=final())
     assert receive.read_final(early) == FinalIncorrectCltvExpiry(BlockHeight(EXPIRY - 1))
 
@@ -99,6 +101,7 @@ def test_a_payload_that_is_not_understood_is_invalid_onion_payload(payload: byte
 
 
 def test_a_set_is_claimed_when_its_parts_reach_the_total_and_takes_no_more():
+    """checklist 37"""
     parts = HtlcSet(Msat(10_000))
     assert not parts.add(htlc(4_000, htlc_id=0))
     assert parts.takes(final(6_000, total=10_000))

@@ -173,6 +173,31 @@ async def test_all_messages_of_a_turn_leave_in_one_write(make: Make, monkeypatch
     assert len(sent) == 1
 
 
+async def test_channels_hear_of_a_peer_after_its_init_and_not_before(make: Make):
+    """checklist 2: they say channel_reestablish as soon as they hear of it."""
+    bob = await make(BOB_KEY)
+    quiet = await TcpRawPeer.to(bob)
+    other = await TcpRawPeer.to(bob, key=bytes([6]) * 32)
+    other.sends(INIT)
+    await bob.channels.until(is_up)
+    assert [up.node_id for up in bob.channels.all(messages.PeerUp)] == [curve.point_of(bytes([6]) * 32)]
+    quiet.sends(INIT)
+    await bob.channels.until(lambda heard: len([m for m in heard if isinstance(m, messages.PeerUp)]) == 2)
+    for one in (quiet, other):
+        one.link.writer.close()
+
+
+async def test_channels_never_hear_of_a_peer_that_speaks_before_its_init(make: Make):
+    """checklist 2"""
+    bob = await make(BOB_KEY)
+    rude = await TcpRawPeer.to(bob)
+    rude.sends(b"\0\x88reestablish", INIT)
+    init, warning = await rude.hears_until_closed()
+    assert isinstance(init, bolt1.Init) and isinstance(warning, bolt1.Warning)
+    assert b"before init" in warning.data
+    assert bob.channels.heard == []
+
+
 async def test_messages_for_an_older_connection_are_dropped(make: Make):
     alice, bob = await pair(make)
     (old,) = alice.channels.all(messages.PeerUp)

@@ -61,6 +61,7 @@ def signed_fields(tail: str, hrp: str = "lnbc", base: str = "psd9") -> str:
 
 
 def test_the_published_donation_is_read() -> None:
+    """checklist 40"""
     invoice = decode(DONATION, expect_prefix="bc")
     assert invoice.payee.hex() == NODE_ID
     assert invoice.amount_msat is None
@@ -125,6 +126,7 @@ def expected_hop(hop: dict[str, Any]) -> HopHint:
 
 
 def test_published_valid_invoices_are_read_and_written_again() -> None:
+    """checklist 40"""
     cases = [case for case in vectors("bolt11/valid.json")["cases"] if case["label"] != SUPERSEDED]
     assert len(cases) == 15
     for case in cases:
@@ -151,6 +153,7 @@ def test_published_case_with_wrong_lengths_follows_the_newer_rule() -> None:
 
 
 def test_published_invalid_invoices_are_refused_for_their_reason() -> None:
+    """checklist 40"""
     reasons = {
         "unknown_even_feature_100": "feature 100",
         "bad_bech32_checksum": "checksum",
@@ -190,6 +193,7 @@ def test_invoice_of_another_chain_is_refused_by_name() -> None:
 
 
 def test_with_n_field_that_key_must_have_signed_with_a_low_s() -> None:
+    """checklist 40"""
     terms = msgspec.structs.replace(TERMS, node_id=bytes.fromhex(NODE_ID))
     invoice = unsigned(terms)
     signature, recovery_id = curve.sign_recoverable(NODE_SECRET, invoice.digest)
@@ -203,6 +207,7 @@ def test_with_n_field_that_key_must_have_signed_with_a_low_s() -> None:
 
 
 def test_without_n_field_a_high_s_is_accepted() -> None:
+    """checklist 40"""
     invoice = unsigned(TERMS)
     signature, recovery_id = curve.sign_recoverable(NODE_SECRET, invoice.digest)
     high_s = signature[:32] + (curve.ORDER - int.from_bytes(signature[32:], "big")).to_bytes(32, "big")
@@ -223,6 +228,7 @@ def test_without_n_field_a_high_s_is_accepted() -> None:
     ],
 )
 def test_amount_is_read(hrp: str, amount: int | None) -> None:
+    """checklist 40"""
     assert decode(signed_fields("", hrp)).amount_msat == amount
 
 
@@ -242,6 +248,7 @@ def test_amount_is_read(hrp: str, amount: int | None) -> None:
     ],
 )
 def test_wrong_readable_part_is_refused(hrp: str, reason: str) -> None:
+    """checklist 40"""
     with pytest.raises(InvalidInvoice, match=reason):
         decode(signed_fields("", hrp))
 
@@ -295,6 +302,7 @@ def test_amount_is_written_in_its_largest_unit(amount: int | None, text: str) ->
     ],
 )
 def test_invoice_that_breaks_a_rule_is_refused(base: str, tail: str, reason: str) -> None:
+    """checklist 40"""
     with pytest.raises(InvalidInvoice, match=reason):
         decode(signed_fields(tail, base=base))
 
@@ -309,6 +317,7 @@ def test_features_that_need_each_other_come_together() -> None:
 
 
 def test_unknown_fields_and_fallback_versions_are_skipped() -> None:
+    """checklist 40"""
     invoice = decode(signed_fields("2qrqqq" + "fppn" + "q" * 32 + "xqpp"))
     assert invoice.fallback_addresses == ()
     assert invoice.expiry == 1

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from protocol.amounts import FeeratePerKw, Sat
 from protocol.bitcoin.script import p2tr, p2wpkh, p2wsh
 from protocol.bolt3 import closing
-from protocol.bolt3.closing import Closing, closing_fee, closing_weight, is_shutdown_script, needs_force_close
+from protocol.bolt3.closing import (
+    Closing,
+    closing_fee,
+    closing_weight,
+    dust_threshold,
+    is_shutdown_script,
+    needs_force_close,
+)
 from protocol.bolt3.params import Side
 from protocol.curve import sign_ecdsa
 from protocol.errors import PeerViolation
@@ -34,6 +41,7 @@ def paid(result: Closing) -> dict[bytes, int]:
 
 
 def test_version_sequence_and_locktime_are_those_of_the_specification() -> None:
+    """checklist 54"""
     tx = close(4_000_000).tx
     assert (tx.version, tx.locktime) == (2, 0)
     assert [(spent.outpoint, spent.sequence) for spent in tx.inputs] == [(OUTPOINT, 0xFFFFFFFF)]
@@ -41,6 +49,7 @@ def test_version_sequence_and_locktime_are_those_of_the_specification() -> None:
 
 @pytest.mark.parametrize("opener_is_holder", [True, False])
 def test_the_opener_pays_the_fee(opener_is_holder: bool) -> None:
+    """checklist 54"""
     result = close(4_000_000, opener_is_holder=opener_is_holder)
     holder, counterparty = (3_999_000, 6_000_000) if opener_is_holder else (4_000_000, 5_999_000)
     assert paid(result) == {OURS: holder, THEIRS: counterparty}
@@ -56,6 +65,7 @@ def test_outputs_are_sorted_by_amount_then_script() -> None:
 
 
 def test_an_output_below_the_dust_limit_is_left_out() -> None:
+    """checklist 54"""
     assert paid(close(1_546)) == {OURS: 546, THEIRS: CAPACITY - 1_546}
     assert paid(close(1_545)) == {THEIRS: CAPACITY - 1_545}
     assert paid(close(1_545, dust_limit=354)) == {OURS: 545, THEIRS: CAPACITY - 1_545}
@@ -68,6 +78,7 @@ def test_a_side_may_leave_out_its_own_output() -> None:
 
 
 def test_a_fee_above_the_openers_balance_or_nothing_left_is_refused() -> None:
+    """checklist 54"""
     assert paid(close(1_000)) == {THEIRS: CAPACITY - 1_000}
     with pytest.raises(PeerViolation, match="cannot pay"):
         close(999)
@@ -78,6 +89,7 @@ def test_a_fee_above_the_openers_balance_or_nothing_left_is_refused() -> None:
 
 
 def test_an_output_below_the_threshold_of_its_script_cannot_be_relayed() -> None:
+    """checklist 54"""
     assert not needs_force_close(close(4_000_000))
     assert needs_force_close(close(1_293, dust_limit=0))
     assert not needs_force_close(close(1_294, dust_limit=0))
@@ -120,5 +132,17 @@ def test_the_estimate_is_never_below_the_weight_and_close_to_it() -> None:
 def test_only_segwit_forms_may_be_paid_at_shutdown(
     script: bytes, without: bool, with_anysegwit: bool
 ) -> None:
+    """checklist 53"""
     assert is_shutdown_script(script, anysegwit=False) is without
     assert is_shutdown_script(script, anysegwit=True) is with_anysegwit
+
+
+@pytest.mark.parametrize("size", [2, 20, 32, 40])
+@pytest.mark.parametrize("version", [0, 1, 16])
+def test_the_smallest_dust_limit_of_a_channel_is_relayed_to_every_script(version: int, size: int) -> None:
+    """checklist 54: so that no close leaves an output for which the channel would have to be failed."""
+    script = bytes((0x50 + version if version else 0, size)) + bytes(size)
+    if is_shutdown_script(script, anysegwit=True):
+        assert dust_threshold(script) <= 354
+    else:
+        assert version == 0 and size not in (20, 32)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from protocol.bitcoin.sighash import SIGHASH_ALL, SIGHASH_SINGLE_ANYONECANPAY, segwit_v0
 from protocol.bitcoin.transaction import Transaction, txid_hex
@@ -74,6 +75,7 @@ def htlcs_for(to_local: int, to_remote: int) -> tuple[CommitmentHtlc, ...]:
 
 @pytest.mark.parametrize(("anchors", "expected"), [(False, SIMPLE), (True, SIMPLE_ANCHORS)])
 def test_the_simple_commitment_agrees_with_the_appendix(anchors: bool, expected: str) -> None:
+    """checklist 17"""
     shared = content(7_000_000_000, 3_000_000_000, feerate=15_000)
     commitment = holders(params(anchors=anchors), shared)
     assert sign_commitment(commitment).serialize().hex() == expected
@@ -91,6 +93,7 @@ def test_the_published_files_have_the_cases_that_are_listed_here() -> None:
 
 @pytest.mark.parametrize("number", STATIC_CASES)
 def test_static_remotekey_commitments_agree_with_appendix_c(number: int) -> None:
+    """checklist 16, 17"""
     case: dict[str, Any] = vectors("bolt03/commitment_static_remotekey.json")["cases"][number]
     to_local, to_remote = case["to_local_msat"], case["to_remote_msat"]
     shared = content(to_local, to_remote, htlcs_for(to_local, to_remote), case["local_feerate_per_kw"])
@@ -117,6 +120,7 @@ def test_static_remotekey_commitments_agree_with_appendix_c(number: int) -> None
 
 @pytest.mark.parametrize("number", ANCHOR_CASES)
 def test_anchor_commitments_agree_with_appendix_f(number: int) -> None:
+    """checklist 16, 17"""
     case: dict[str, Any] = vectors("bolt03/commitment_anchors.json")["cases"][number]
     to_local, to_remote = case["LocalBalance"], case["RemoteBalance"]
     shared = content(to_local, to_remote, htlcs_for(to_local, to_remote), case["FeePerKw"])
@@ -157,6 +161,7 @@ def test_the_delay_of_each_commitment_is_its_owners() -> None:
 
 
 def test_an_anchor_without_htlcs_stands_only_beside_its_balance() -> None:
+    """checklist 17"""
     known = params(anchors=True)
     both = holders(known, content(7_000_000_000, 3_000_000_000))
     alone = holders(known, content(10_000_000_000, 0))
@@ -175,6 +180,7 @@ def test_an_anchor_without_htlcs_stands_only_beside_its_balance() -> None:
 
 @pytest.mark.parametrize("kind", [OutputKind.TO_LOCAL, OutputKind.TO_REMOTE])
 def test_a_balance_equal_to_the_dust_limit_stays_and_one_satoshi_less_goes(kind: OutputKind) -> None:
+    """checklist 17"""
     for balance, stays in ((546_999, True), (546_000, True), (545_999, False)):
         rest = 1000 * CAPACITY - balance
         balances = (balance, rest) if kind is OutputKind.TO_LOCAL else (rest, balance)
@@ -183,13 +189,14 @@ def test_a_balance_equal_to_the_dust_limit_stays_and_one_satoshi_less_goes(kind:
 
 
 def test_an_opener_that_cannot_pay_all_pays_what_it_has() -> None:
+    """checklist 17: the fee is taken also below the dust limit."""
     commitment = holders(params(), content(1_000_000, 9_999_000_000, feerate=5_000))
     assert [output.kind for output in commitment.outputs] == [OutputKind.TO_REMOTE]
     assert commitment.fee == 1_000
 
 
 def test_outputs_above_the_capacity_are_refused() -> None:
-    """The opener has nothing, and yet two anchors would have to be paid."""
+    """The opener has nothing, and yet two anchors would have to be paid. checklist 17"""
     shared = content(0, 9_998_000_000, (VECTOR_HTLCS[2],), feerate=253)
     with pytest.raises(PeerViolation, match="exceed the funding"):
         holders(params(anchors=True), shared)
@@ -237,6 +244,7 @@ some_params = st.builds(
 def test_outputs_and_fee_make_up_the_capacity_in_the_order_of_bip_69(
     known: CommitmentParams, owner: Side, shared: CommitmentContent
 ) -> None:
+    """checklist 16, 17"""
     commitment = build(known, owner, shared, PER_COMMITMENT_POINT)
     outputs = commitment.outputs
     assert sum(output.value for output in outputs) + commitment.fee == CAPACITY
@@ -281,6 +289,7 @@ def test_bytes_and_digests_are_those_of_the_transaction_objects(
 def test_every_htlc_digest_verifies_with_the_signature_of_the_other_side(
     known: CommitmentParams, owner: Side, shared: CommitmentContent
 ) -> None:
+    """checklist 16"""
     commitment = build(known, owner, shared, PER_COMMITMENT_POINT)
     secret = party(owner.other).htlc_secret()
     key = commitment.scripts.keys.remote_htlcpubkey
@@ -290,6 +299,7 @@ def test_every_htlc_digest_verifies_with_the_signature_of_the_other_side(
 
 
 def test_equal_htlcs_are_ordered_by_expiry() -> None:
+    """checklist 16"""
     twins = tuple(
         CommitmentHtlc(True, id, VECTOR_HTLCS[5].amount_msat, VECTOR_HTLCS[5].payment_hash, expiry)
         for id, expiry in enumerate((506, 505, 507))
@@ -314,3 +324,19 @@ def test_prepared_keys_are_the_ones_that_are_used() -> None:
     for owner in Side:
         build(known, owner, content(7_000_000_000, 3_000_000_000), PER_COMMITMENT_POINT)
     assert scripts.commitment_scripts.cache_info().misses == misses == 2
+
+
+def test_each_commitment_is_trimmed_by_the_dust_limit_of_its_owner() -> None:
+    """checklist 17"""
+    usual = params()
+    known = replace(usual, counterparty=replace(usual.counterparty, dust_limit=5_000))
+    ours = content(9_995_000_000, 3_000_000, (VECTOR_HTLCS[2],), feerate=0)
+    theirs = content(3_000_000, 9_995_000_000, (VECTOR_HTLCS[1],), feerate=0)
+    kinds = [
+        {output.kind for output in build(known, owner, shared, PER_COMMITMENT_POINT).outputs}
+        for owner, shared in ((Side.HOLDER, ours), (Side.COUNTERPARTY, theirs))
+    ]
+    assert kinds == [
+        {OutputKind.TO_LOCAL, OutputKind.TO_REMOTE, OutputKind.OFFERED_HTLC},
+        {OutputKind.TO_REMOTE},
+    ]

@@ -61,22 +61,26 @@ def test_a_balance_below_zero_is_refused() -> None:
     ],
 )
 def test_an_htlc_that_breaks_a_rule_is_refused(change: dict[str, object], words: str) -> None:
+    """checklist 18: also an expiry that would be a time, and an amount of 0."""
     check(with_htlcs(VECTOR_HTLCS[2]))
     with pytest.raises(PeerViolation, match=words):
         check(with_htlcs(msgspec.structs.replace(VECTOR_HTLCS[2], **change)))
 
 
 def test_the_last_height_is_an_expiry() -> None:
+    """checklist 18"""
     check(with_htlcs(msgspec.structs.replace(VECTOR_HTLCS[2], cltv_expiry=499_999_999)))
 
 
 @pytest.mark.parametrize("offered", [False, True])
 def test_one_htlc_more_than_483_in_a_direction_is_refused(offered: bool) -> None:
+    """checklist 20"""
     with pytest.raises(PeerViolation, match="483"):
         check(with_htlcs(*htlcs(484, offered=offered)))
 
 
 def test_an_id_may_occur_once_in_each_direction() -> None:
+    """checklist 18"""
     check(with_htlcs(*htlcs(1, offered=True), *htlcs(1, offered=False)))
     with pytest.raises(PeerViolation, match="same id"):
         check(with_htlcs(*htlcs(1, offered=True), *htlcs(1, offered=True)))
@@ -91,6 +95,7 @@ def test_number_and_feerate_are_in_range() -> None:
 
 @pytest.mark.parametrize("anchors", [False, True])
 def test_the_opener_must_afford_fee_and_anchors_to_the_millisatoshi(anchors: bool) -> None:
+    """checklist 17, 19"""
     fee, cost = fee_and_anchors(params(anchors=anchors), Side.HOLDER, content(TOTAL, 0))
     assert (fee, cost) == ((284, 660) if anchors else (183, 0))
     due = 1000 * (fee + cost)
@@ -100,6 +105,7 @@ def test_the_opener_must_afford_fee_and_anchors_to_the_millisatoshi(anchors: boo
 
 
 def test_it_is_the_opener_who_pays_in_both_commitments() -> None:
+    """checklist 17, 19"""
     poor_holder = content(0, TOTAL)
     for opener_is_holder, owner, can in (
         (True, Side.HOLDER, False),
@@ -111,6 +117,7 @@ def test_it_is_the_opener_who_pays_in_both_commitments() -> None:
 
 
 def test_trimmed_htlcs_do_not_count_for_the_fee_and_the_built_fee_has_them_on_top() -> None:
+    """checklist 17"""
     fee, _ = fee_and_anchors(params(), Side.HOLDER, msgspec.structs.replace(GOOD, feerate_per_kw=2_070))
     assert fee == 2_566  # Appendix C, five outputs untrimmed
     commitment = build(

@@ -17,7 +17,7 @@ RATE = FeeratePerKw(5_000)
 
 
 def test_the_example_of_the_specification() -> None:
-    """Offered HTLCs of 5000 and 1000 sat, received ones of 7000 and 800, a dust limit of 546 sat."""
+    """Offered HTLCs of 5000 and 1000 sat, received ones of 7000 and 800, a dust limit of 546 sat. checklist 17"""
     assert htlc_timeout_fee(RATE, False) == 3315
     assert htlc_success_fee(RATE, False) == 3515
     htlcs = [(True, 5_000_000), (True, 1_000_000), (False, 7_000_000), (False, 800_000)]
@@ -27,11 +27,13 @@ def test_the_example_of_the_specification() -> None:
 
 
 def test_second_stages_are_free_with_anchors() -> None:
+    """checklist 17"""
     assert htlc_timeout_fee(RATE, True) == htlc_success_fee(RATE, True) == 0
     assert trim_limits(Sat(546), RATE, True) == (546_000, 546_000)
 
 
 def test_commitments_weigh_what_appendix_a_says() -> None:
+    """checklist 17"""
     per_weight = FeeratePerKw(1_000)
     assert [commit_fee(per_weight, count, False) for count in (0, 1, 10)] == [724, 896, 2444]
     assert [commit_fee(per_weight, count, True) for count in (0, 1, 10)] == [1124, 1296, 2844]
@@ -41,6 +43,7 @@ def test_commitments_weigh_what_appendix_a_says() -> None:
 
 @pytest.mark.parametrize(("offered", "limit"), [(True, 546 + 3315), (False, 546 + 3515)])
 def test_an_htlc_at_the_limit_stays_and_one_below_in_whole_satoshis_goes(offered: bool, limit: int) -> None:
+    """checklist 17"""
     for amount_msat, trimmed in (
         (1000 * limit, False),
         (1000 * limit + 999, False),
@@ -63,4 +66,5 @@ def test_an_htlc_at_the_limit_stays_and_one_below_in_whole_satoshis_goes(offered
     ],
 )
 def test_dust_thresholds_are_those_of_the_table(script: str, threshold: int) -> None:
+    """checklist 54"""
     assert dust_threshold(bytes.fromhex(script)) == threshold

@@ -31,6 +31,7 @@ def commitment(anchors: bool) -> Commitment:
 
 @pytest.mark.parametrize("anchors", [False, True])
 def test_the_fields_are_those_of_the_specification(anchors: bool) -> None:
+    """checklist 17: amounts are rounded down."""
     built = commitment(anchors)
     assert len(built.htlcs) == 5
     for output, tx in zip(built.htlcs, built.htlc_transactions(), strict=True):
@@ -45,6 +46,7 @@ def test_the_fields_are_those_of_the_specification(anchors: bool) -> None:
 
 
 def test_the_other_side_lets_inputs_be_added_only_with_anchors() -> None:
+    """checklist 47"""
     assert commitment(False).remote_hash_type == SIGHASH_ALL
     assert commitment(True).remote_hash_type == SIGHASH_SINGLE_ANYONECANPAY
     for anchors in (False, True):
@@ -54,6 +56,7 @@ def test_the_other_side_lets_inputs_be_added_only_with_anchors() -> None:
 
 
 def test_a_digest_of_one_htlc_is_for_no_other() -> None:
+    """checklist 16"""
     digests = commitment(True).htlc_digests() + commitment(True).htlc_digests(SIGHASH_ALL)
     assert len(set(digests)) == 10
 
@@ -69,6 +72,7 @@ def test_the_witness_has_the_remote_signature_first_and_the_preimage_or_nothing(
 
 @pytest.mark.parametrize("anchors", [False, True])
 def test_signed_transactions_weigh_what_appendix_a_says_at_most(anchors: bool) -> None:
+    """checklist 17"""
     built = commitment(anchors)
     success, timeout = (
         (HTLC_SUCCESS_WEIGHT_ANCHORS, HTLC_TIMEOUT_WEIGHT_ANCHORS)

@@ -55,10 +55,12 @@ def test_generation_agrees_with_appendix_d(seed: bytes, index: int, output: str)
 
 
 def test_storage_agrees_with_appendix_d() -> None:
+    """checklist 23"""
     play(STORAGE)
 
 
 def test_generation_and_storage_agree_with_the_published_file() -> None:
+    """checklist 23"""
     file = vectors("bolt03/per_commitment_secrets.json")
     for case in file["generation"]:
         assert generate_from_seed(bytes.fromhex(case["seed"]), case["index"]).hex() == case["output"]
@@ -79,6 +81,7 @@ def test_the_first_commitment_uses_the_highest_index_and_the_seed_is_never_given
 
 @given(st.binary(min_size=32, max_size=32), st.integers(1, 200))
 def test_every_inserted_secret_can_be_derived_again_and_no_other(seed: bytes, count: int) -> None:
+    """checklist 23"""
     store = fill(count, seed)
     for number in range(count):
         secret = store.secret(index_of_commitment(number))
@@ -103,6 +106,7 @@ def test_bytes_that_are_no_store_are_refused(raw: bytes) -> None:
 
 
 def test_secrets_out_of_turn_are_our_bug_and_a_short_one_is_malformed() -> None:
+    """checklist 23"""
     store = fill(2)
     with pytest.raises(ValueError, match="next secret"):
         store.insert(index_of_commitment(3), Secret(bytes(32)))
@@ -111,6 +115,7 @@ def test_secrets_out_of_turn_are_our_bug_and_a_short_one_is_malformed() -> None:
 
 
 def test_a_failed_insert_leaves_the_store_as_it_was() -> None:
+    """checklist 23"""
     store = fill(3)
     with pytest.raises(PeerViolation):
         store.insert(index_of_commitment(3), Secret(bytes(32)))

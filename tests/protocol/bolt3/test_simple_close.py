@@ -28,12 +28,14 @@ def paid(of: Terms, variant: Variant) -> dict[bytes, int]:
 
 
 def test_version_sequence_and_locktime_are_those_of_the_specification() -> None:
+    """checklist 55"""
     tx = build(params(), terms(6_000_000_000, locktime=700_000), Variant.BOTH).tx
     assert (tx.version, tx.locktime) == (2, 700_000)
     assert [(spent.outpoint, spent.sequence) for spent in tx.inputs] == [(OUTPOINT, 0xFFFFFFFD)]
 
 
 def test_the_closer_pays_and_all_is_rounded_down() -> None:
+    """checklist 55"""
     of = terms(6_000_000_900)
     assert paid(of, Variant.BOTH) == {CLOSER: 5_999_500, CLOSEE: CAPACITY - 6_000_001}
     assert paid(of, Variant.CLOSER_ONLY) == {CLOSER: 5_999_500}
@@ -48,11 +50,13 @@ def test_outputs_are_sorted_by_amount_then_script() -> None:
 
 @pytest.mark.parametrize("closer", [True, False])
 def test_an_op_return_output_gets_nothing(closer: bool) -> None:
+    """checklist 55"""
     of = terms(6_000_000_000, closer=BURN if closer else CLOSER, closee=CLOSEE if closer else BURN)
     assert paid(of, Variant.BOTH)[BURN] == 0
 
 
 def test_a_fee_above_the_balance_cannot_be_paid() -> None:
+    """checklist 55"""
     assert paid(terms(500_000, fee=500), Variant.BOTH)[CLOSER] == 0
     with pytest.raises(PeerViolation, match="cannot pay"):
         build(params(), terms(500_000, fee=501), Variant.BOTH)
@@ -71,6 +75,7 @@ def test_a_fee_above_the_balance_cannot_be_paid() -> None:
     ],
 )
 def test_the_closer_offers_what_the_balances_allow(to_closer: int, found: tuple[Variant, ...]) -> None:
+    """checklist 55"""
     assert offered(terms(to_closer)) == found
 
 
@@ -85,6 +90,7 @@ def test_the_closer_offers_what_the_balances_allow(to_closer: int, found: tuple[
 def test_the_closee_takes_its_output_unless_it_is_dust(
     to_closer: int, signed: set[Variant], found: Variant
 ) -> None:
+    """checklist 55"""
     assert chosen(terms(to_closer), frozenset(signed)) is found
 
 
@@ -97,12 +103,14 @@ def test_the_closee_takes_its_output_unless_it_is_dust(
     ],
 )
 def test_what_the_closee_needs_and_misses_is_an_offence(to_closer: int, signed: set[Variant]) -> None:
+    """checklist 55"""
     with pytest.raises(PeerViolation, match="lacks"):
         chosen(terms(to_closer), frozenset(signed))
 
 
 @given(st.integers(0, 1000 * CAPACITY), st.integers(0, 50_000))
 def test_the_closee_always_finds_its_form_in_what_an_honest_closer_offers(to_closer: int, fee: int) -> None:
+    """checklist 55"""
     of = terms(max(to_closer, 1000 * fee), fee=fee)
     variant = chosen(of, frozenset(offered(of)))
     outputs = build(params(), of, variant).tx.outputs

@@ -48,6 +48,7 @@ def test_the_published_failure_is_created_wrapped_and_found() -> None:
 
 
 def test_the_published_failure_file() -> None:
+    """checklist 33"""
     case: dict[str, Any] = vectors("bolt04/onion-error-test.json")
     hops = case["generate"]["hops"]
     assert [bytes.fromhex(hop["hop_shared_secret"]) for hop in hops] == [s.reveal() for s in SHARED_SECRETS]
@@ -133,5 +134,6 @@ def test_hop_that_garbles_its_failure_is_still_named(body: str, failure: Unknown
 
 @given(st.binary(max_size=400))
 def test_any_bytes_are_passed_back_and_name_nobody(raw: bytes) -> None:
+    """checklist 33"""
     assert len(wrap(SHARED_SECRETS[0], raw)) == len(raw)
     assert unwrap(SHARED_SECRETS, raw) is None

@@ -14,6 +14,7 @@ BAD = ["", "fd", "fd00", "fd00fc", "fe0000ffff", "feffff", "ff00000000ffffffff",
 
 @pytest.mark.parametrize(("value", "hexed"), GOOD)
 def test_values_have_their_published_bytes(value, hexed):
+    """checklist 4"""
     data = bytes.fromhex(hexed)
     assert write_bigsize(value) == data
     assert read_bigsize(data, 0, len(data)) == (value, len(data))
@@ -21,12 +22,14 @@ def test_values_have_their_published_bytes(value, hexed):
 
 @pytest.mark.parametrize("hexed", BAD)
 def test_short_and_longer_than_needed_forms_are_refused(hexed):
+    """checklist 4"""
     data = bytes.fromhex(hexed)
     with pytest.raises(MalformedMessage):
         read_bigsize(data, 0, len(data))
 
 
 def test_all_published_cases():
+    """checklist 4"""
     published = vectors("bolt01/bigsize.json")
     for case in published["encode"]:
         assert write_bigsize(case["value"]).hex() == case["bytes"]

@@ -57,6 +57,7 @@ def test_all_published_signed_integers():
 
 @pytest.mark.parametrize(("field", "size"), [(TU16, 2), (TU32, 4), (TU64, 8)])
 def test_truncated_integers_have_no_leading_zero_and_no_byte_too_many(field, size):
+    """checklist 4"""
     assert (field.write(0), read(field, b"")) == (b"", 0)
     largest = (1 << 8 * size) - 1
     assert (field.write(256), read(field, b"\x01\x00")) == (b"\x01\x00", 256)
@@ -82,6 +83,7 @@ def test_truncated_integers_have_no_leading_zero_and_no_byte_too_many(field, siz
     ],
 )
 def test_a_field_cut_short_is_malformed(field, size):
+    """checklist 3"""
     data = b"\x02" * 516
     assert field.read(data, 0, 516)[1] == size
     for end in {0, 1, size - 1} - {size}:

@@ -251,6 +251,7 @@ async def test_a_frame_of_an_older_connection_is_dropped(world: World) -> None:
 
 
 async def test_a_malformed_message_ends_the_connection(world: World) -> None:
+    """checklist 3, 7"""
     await world.up()
     await world.says(b"\x00\x07\xff\xff\x00")
     assert "malformed" in world.peers.dropped[0]
@@ -315,6 +316,7 @@ async def test_our_blob_goes_to_every_provider_with_a_channel_and_again_when_it_
 
 
 async def test_our_blob_goes_out_again_on_each_connection(world: World) -> None:
+    """checklist 7"""
     world.channels.states[PEER] = "CHANNELD_NORMAL"
     await world.put(b"one")
     await world.up()
