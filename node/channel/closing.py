@@ -243,11 +243,13 @@ def closing_signed(turn: Turn, message: ClosingSigned) -> None:
         turn.v = replace(turn.v, negotiation=replace(negotiation, accepted=message.signature))
         ask_to_close(turn, fee)
         return
+    turn.v = replace(turn.v, negotiation=replace(negotiation, heard=fee))
     fee_range = message.tlvs.fee_range
     if fee_range is None:
-        last = negotiation.proposed if negotiation.proposed is not None else negotiation.high
-        ask_to_close(turn, Sat(max(negotiation.low, min(negotiation.high, (fee + last) // 2))))
+        ask_to_close(turn, _between(negotiation, fee))
         return
+    if negotiation.heard is not None:
+        raise PeerViolation(f"a closing fee of {fee} sat again outside of our range", clause=NEGOTIATING)
     low = max(negotiation.low, fee_range.min_fee_satoshis)
     high = min(negotiation.high, fee_range.max_fee_satoshis)
     if low > high:
@@ -257,6 +259,25 @@ def closing_signed(turn: Turn, message: ClosingSigned) -> None:
             clause=NEGOTIATING,
         )
     ask_to_close(turn, Sat(max(low, min(high, fee))))
+
+
+def _between(negotiation: Negotiation, fee: Sat) -> Sat:
+    """Strictly between the peer's fee and our last one, so that each round comes nearer. Raises PeerViolation where
+    the peer does not move, or nothing between is a fee that we pay."""
+    last, heard = negotiation.proposed, negotiation.heard
+    if last is None:
+        return Sat(max(negotiation.low, min(negotiation.high, fee)))
+    if heard is not None and not min(heard, last) < fee < max(heard, last):
+        raise PeerViolation(
+            f"a closing fee of {fee} sat is not between the last ones, {heard} and {last}", clause=NEGOTIATING
+        )
+    answer = Sat(max(negotiation.low, min(negotiation.high, (fee + last) // 2)))
+    if not min(fee, last) < answer < max(fee, last):
+        raise PeerViolation(
+            f"no closing fee suits both: we pay {negotiation.low}..{negotiation.high} sat, the peer wants {fee}",
+            clause=NEGOTIATING,
+        )
+    return answer
 
 
 def simple(turn: Turn, message: ClosingComplete | ClosingSig) -> None:

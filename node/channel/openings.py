@@ -190,6 +190,12 @@ class Openings:
                 return True
         return False
 
+    def failed(self, node_id: bytes, error: Error) -> None:
+        """The peer fails all that it has with us: what is being opened too (BOLT 1, "error")."""
+        for (peer_id, _), one in self._open.items():
+            if peer_id == node_id:
+                one.put(error)
+
     def peer_down(self, node_id: bytes, reason: str) -> None:
         for key, one in list(self._open.items()):
             if key[0] == node_id:

@@ -178,6 +178,7 @@ class ChannelService(Commands):
         )  # every other channel message has one
         if channel_id == ALL_CHANNELS:
             if isinstance(message, Error):
+                self.openings.failed(node_id, message)
                 for channel in self._of_peer(node_id):
                     channel.put(FromPeer(message))
             return

@@ -261,6 +261,8 @@ class Negotiation(Struct, frozen=True):
     our_signature: bytes | None = None
     accepted: bytes | None = None
     """The peer's signature on the fee that we asked the signer to agree to."""
+    heard: Sat | None = None
+    """What the peer proposed last, outside of our range."""
 
 
 class Flowing(Struct, frozen=True):
