@@ -23,6 +23,7 @@ from protocol.bolt3.commitment import (
     validate_content,
 )
 from protocol.bolt3.content import MAX_COMMITMENT_NUMBER
+from protocol.bolt3.fees import dust_threshold
 from protocol.bus.messages import signer as contract
 from protocol.curve import InvalidKey, point_of, sign_ecdsa, verify_ecdsa
 from protocol.errors import MalformedMessage, PeerViolation
@@ -395,6 +396,7 @@ def _legacy_close(params: CommitmentParams, operation: contract.SignMutualClose)
         operation.holder_script,
         operation.counterparty_script,
         operation.fee,
+        omit=Side.COUNTERPARTY if operation.without_counterparty else None,
     )
 
 
@@ -409,9 +411,7 @@ def _simple_close(
     terms = simple_close.Terms(closer[0], closee[0], closer[1], closee[1], operation.fee, simple.locktime)
     left_out = simple_close.Variant.CLOSEE_ONLY if simple.by_holder else simple_close.Variant.CLOSER_ONLY
     amount = terms.closer_amount if simple.by_holder else terms.closee_amount
-    closing_rules.close_output(
-        variant is not left_out, amount, closing.dust_threshold(operation.holder_script)
-    )
+    closing_rules.close_output(variant is not left_out, amount, dust_threshold(operation.holder_script))
     return simple_close.build(params, terms, variant)
 
 

@@ -172,7 +172,7 @@ def _range(turn: Turn) -> tuple[Sat, Sat, Sat]:
     return low, high, Sat(max(low, min(ideal, high)))
 
 
-def _build(turn: Turn, fee: Sat, *, omit: Side | None = None) -> bolt3_closing.Closing:
+def _build(turn: Turn, fee: Sat, *, without_theirs: bool) -> bolt3_closing.Closing:
     ours, theirs = _scripts(turn)
     return bolt3_closing.build(
         commitment_params(turn.c.params),
@@ -181,15 +181,32 @@ def _build(turn: Turn, fee: Sat, *, omit: Side | None = None) -> bolt3_closing.C
         ours,
         theirs,
         fee,
-        omit=omit,
+        omit=Side.COUNTERPARTY if without_theirs else None,
     )
 
 
-def ask_to_close(turn: Turn, fee: Sat) -> None:
+def _is_dust_to_peer(turn: Turn, fee: Sat) -> bool:
+    """The peer leaves its output out of the transaction that it signs: it is below its own limit."""
+    params = turn.c.params
+    left = floor_sat(turn.c.settled_remote) - (0 if params.holder_is_opener else fee)
+    return left < params.counterparty.dust_limit
+
+
+def ask_to_close(turn: Turn, fee: Sat, *, without_theirs: bool | None = None) -> None:
+    """`without_theirs`: as in what the peer signed; None for a proposal of ours."""
     ours, theirs = _scripts(turn)
+    if without_theirs is None:
+        without_theirs = _is_dust_to_peer(turn, fee)
     operation = SignMutualClose(
-        floor_sat(turn.c.settled_local), floor_sat(turn.c.settled_remote), ours, theirs, fee
+        floor_sat(turn.c.settled_local),
+        floor_sat(turn.c.settled_remote),
+        ours,
+        theirs,
+        fee,
+        without_counterparty=without_theirs,
     )
+    if turn.v.negotiation is not None:
+        turn.v = replace(turn.v, negotiation=replace(turn.v.negotiation, without_theirs=without_theirs))
     turn.v = replace(turn.v, closing_fee=fee)
     turn.ask_signer((*dance.preamble(turn.c), operation))
 
@@ -210,19 +227,27 @@ def our_signature(turn: Turn, signature: bytes) -> None:
 
 
 def _complete(turn: Turn, fee: Sat, ours: bytes, theirs: bytes) -> None:
-    closing = _signed_by_peer(turn, fee, theirs)
+    closing, _ = _signed_by_peer(turn, fee, theirs)
     tx = closing.signed(ours, theirs).serialize()
     turn.set_phase(Closing(CloseKind.MUTUAL, tx), turn.c.why)
     turn.save(Save.NOW)
     turn.do(Publish(tx))
 
 
-def _signed_by_peer(turn: Turn, fee: Sat, signature: bytes) -> bolt3_closing.Closing:
+def _signed_by_peer(turn: Turn, fee: Sat, signature: bytes) -> tuple[bolt3_closing.Closing, bool]:
+    """What this is a signature for, and whether the peer's output is left out of it: that is the peer's to choose
+    (BOLT 3, "Legacy Closing Transaction")."""
     key = turn.c.params.counterparty_keys.funding_pubkey
-    closing = _build(turn, fee)
-    if not curve.verify_ecdsa(key, closing.digest, signature):
-        raise PeerViolation("the signature on the closing transaction is wrong", clause=NEGOTIATING)
-    return closing
+    for without_theirs in (False, True):
+        try:
+            closing = _build(turn, fee, without_theirs=without_theirs)
+        except PeerViolation:  # the fee cannot be paid, or nothing is left
+            if without_theirs:
+                break
+            raise
+        if curve.verify_ecdsa(key, closing.digest, signature):
+            return closing, without_theirs
+    raise PeerViolation("the signature on the closing transaction is wrong", clause=NEGOTIATING)
 
 
 def closing_signed(turn: Turn, message: ClosingSigned) -> None:
@@ -235,13 +260,14 @@ def closing_signed(turn: Turn, message: ClosingSigned) -> None:
     if negotiation is None or turn.busy:
         raise PeerViolation("closing_signed before the channel is clear", clause=NEGOTIATING)
     fee = message.fee_satoshis
-    _signed_by_peer(turn, fee, message.signature)
-    if fee == negotiation.proposed and negotiation.our_signature is not None:
+    _, without_theirs = _signed_by_peer(turn, fee, message.signature)
+    same = fee == negotiation.proposed and without_theirs == negotiation.without_theirs
+    if same and negotiation.our_signature is not None:
         _complete(turn, fee, negotiation.our_signature, message.signature)
         return
     if negotiation.low <= fee <= negotiation.high:
         turn.v = replace(turn.v, negotiation=replace(negotiation, accepted=message.signature))
-        ask_to_close(turn, fee)
+        ask_to_close(turn, fee, without_theirs=without_theirs)
         return
     turn.v = replace(turn.v, negotiation=replace(negotiation, heard=fee))
     fee_range = message.tlvs.fee_range

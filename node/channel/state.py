@@ -263,6 +263,8 @@ class Negotiation(Struct, frozen=True):
     """The peer's signature on the fee that we asked the signer to agree to."""
     heard: Sat | None = None
     """What the peer proposed last, outside of our range."""
+    without_theirs: bool = False
+    """The peer's output is left out of what we asked the signer to sign."""
 
 
 class Flowing(Struct, frozen=True):

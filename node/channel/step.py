@@ -287,7 +287,8 @@ def _ask_signer_again(turn: Turn) -> None:
     elif (claim := turn.v.claim) is not None:
         reestablish.ask_about(turn, claim)
     elif (fee := turn.v.closing_fee) is not None:
-        closing.ask_to_close(turn, fee)
+        without_theirs = turn.v.negotiation is not None and turn.v.negotiation.without_theirs
+        closing.ask_to_close(turn, fee, without_theirs=without_theirs)
     elif (close := turn.v.close_asked) is not None:
         simple_close.ask(turn, close)
     else:

@@ -13,7 +13,6 @@ from protocol.bolt3.fees import (
     FUNDING_WITNESS_WEIGHT,
     INPUT_WEIGHT,
     SEGWIT_MARKER_WEIGHT,
-    dust_threshold,
     fee_of_weight,
 )
 from protocol.bolt3.htlc_tx import with_witness
@@ -25,10 +24,8 @@ __all__ = [
     "build",
     "closing_fee",
     "closing_weight",
-    "dust_threshold",
     "is_op_return",
     "is_shutdown_script",
-    "needs_force_close",
 ]
 
 _CLAUSE = 'BOLT 2, "Legacy Closing Negotiation"'
@@ -95,11 +92,6 @@ def build(
         raise PeerViolation("both outputs of the closing transaction are dust", clause=_CLAUSE)
     outputs.sort(key=lambda output: (output.value, output.script_pubkey))
     return Closing(params, Transaction(2, (TxIn(params.funding_outpoint),), tuple(outputs)))
-
-
-def needs_force_close(closing: Closing) -> bool:
-    """Whether an output is below the dust threshold of its script: nobody would relay the transaction."""
-    return any(output.value < dust_threshold(output.script_pubkey) for output in closing.tx.outputs)
 
 
 def closing_weight(*output_scripts: bytes) -> int:

@@ -136,7 +136,7 @@ class SignMutualClose(Struct, frozen=True, tag="mutual_close", array_like=True):
     Transaction"; with `simple`, "Closing Transaction").
 
     Amounts are before the fee, which the opener pays, or with `simple` the closer. Our script must be one of the cold
-    descriptor's.
+    descriptor's. `without_counterparty`, not with `simple`: the peer leaves its own output out, and gets nothing.
     """
 
     to_holder: Sat
@@ -145,6 +145,7 @@ class SignMutualClose(Struct, frozen=True, tag="mutual_close", array_like=True):
     counterparty_script: bytes
     fee: Sat
     simple: SimpleClose | None = None
+    without_counterparty: bool = False
 
 
 class SignHolderCommitment(Struct, frozen=True, tag="force_close", array_like=True):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from node.channel.closing import FEERATE_FLOOR
 from node.channel.content import commitment_params
@@ -12,6 +13,7 @@ from protocol import curve
 from protocol.amounts import FeeratePerKw, Sat, floor_sat
 from protocol.bitcoin.transaction import Transaction
 from protocol.bolt3 import closing
+from protocol.bolt3.commitment import Side
 from protocol.wire.bolt1 import Warning
 from protocol.wire.bolt2_close import ClosingSigned, ClosingSignedTlvs, FeeRange, Shutdown
 from protocol.wire.message import Message, decode
@@ -34,7 +36,9 @@ def said_by(end: End) -> list[Message]:
     return [message for frame in end.out.waiting if isinstance(message := decode(frame), Message)]
 
 
-def signed(end: End, fee: int, fee_range: tuple[int, int] | None) -> ClosingSigned:
+def signed(
+    end: End, fee: int, fee_range: tuple[int, int] | None, *, omit: Side | None = None
+) -> ClosingSigned:
     """This end's closing_signed for this fee, with the key that it has."""
     committed = end.state.committed
     phase = committed.phase
@@ -48,6 +52,7 @@ def signed(end: End, fee: int, fee_range: tuple[int, int] | None) -> ClosingSign
         committed.params.holder_script,
         phase.theirs,
         Sat(fee),
+        omit=omit,
     )
     signature = curve.sign_ecdsa(channel.secrets.funding.reveal(), close.digest)
     known = None if fee_range is None else FeeRange(Sat(fee_range[0]), Sat(fee_range[1]))
@@ -197,3 +202,35 @@ def test_a_balance_below_the_dust_limit_is_left_out(tmp_path: Path, push: int) -
     tx = Transaction.parse(pair.alice.published[0])
     assert len(tx.outputs) == 1 + (push == 354_000)
     assert not any(isinstance(end.state.committed.phase, Normal) for end in pair.ends)
+
+
+def test_a_peer_may_leave_its_own_output_out(tmp_path: Path) -> None:
+    """checklist 54: its dust limit may be higher than ours; what it gives up goes to the miners."""
+    pair = opened(tmp_path, push=400_000)
+    first = until_proposed(pair)
+    answer = signed(pair.bob, first.fee_satoshis, None, omit=Side.HOLDER)
+    said = says(pair.alice, answer)
+    assert said is not None
+    assert said.signature != first.signature
+    (output,) = Transaction.parse(pair.alice.published[0]).outputs
+    assert output.script_pubkey == pair.alice.state.committed.params.holder_script
+
+
+def test_a_peer_may_not_leave_our_output_out(tmp_path: Path) -> None:
+    """checklist 54"""
+    pair = opened(tmp_path, push=400_000)
+    first = until_proposed(pair)
+    assert says(pair.alice, signed(pair.bob, first.fee_satoshis, None, omit=Side.COUNTERPARTY)) is None
+    assert "signature on the closing transaction is wrong" in pair.alice.drops[0].reason
+    assert not pair.alice.published
+
+
+def test_what_is_dust_to_the_peer_is_left_out_of_our_proposal(tmp_path: Path) -> None:
+    """checklist 54: it would take its own output out, and our signature would not fit."""
+    pair = opened(tmp_path, push=400_000)
+    params = pair.alice.state.committed.params
+    limits = replace(params.counterparty, dust_limit=Sat(546))
+    pair.alice.state.committed.params = replace(params, counterparty=limits)
+    first = until_proposed(pair)
+    assert says(pair.alice, signed(pair.bob, first.fee_satoshis, None, omit=Side.HOLDER)) is None, "agreed"
+    assert len(Transaction.parse(pair.alice.published[0]).outputs) == 1

@@ -11,10 +11,9 @@ from protocol.bolt3.closing import (
     Closing,
     closing_fee,
     closing_weight,
-    dust_threshold,
     is_shutdown_script,
-    needs_force_close,
 )
+from protocol.bolt3.fees import dust_threshold
 from protocol.bolt3.params import Side
 from protocol.curve import sign_ecdsa
 from protocol.errors import PeerViolation
@@ -86,13 +85,6 @@ def test_a_fee_above_the_openers_balance_or_nothing_left_is_refused() -> None:
         close(CAPACITY, omit=Side.HOLDER)
     with pytest.raises(ValueError, match="at most the capacity"):
         closing.build(params(), Sat(CAPACITY), Sat(1), OURS, THEIRS, Sat(0))
-
-
-def test_an_output_below_the_threshold_of_its_script_cannot_be_relayed() -> None:
-    """checklist 54"""
-    assert not needs_force_close(close(4_000_000))
-    assert needs_force_close(close(1_293, dust_limit=0))
-    assert not needs_force_close(close(1_294, dust_limit=0))
 
 
 @given(st.integers(1_000, CAPACITY), st.booleans())

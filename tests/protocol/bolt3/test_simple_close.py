@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from protocol.amounts import Msat, Sat
 from protocol.bitcoin.script import p2wpkh, p2wsh
-from protocol.bolt3.closing import dust_threshold, is_shutdown_script
+from protocol.bolt3.closing import is_shutdown_script
+from protocol.bolt3.fees import dust_threshold
 from protocol.bolt3.simple_close import Terms, Variant, build, chosen, offered
 from protocol.errors import PeerViolation
 from tests.protocol.bolt3.channel import CAPACITY, HOLDER, OUTPOINT, params
