@@ -18,10 +18,8 @@ NOT_GIVEN = "release-"
 """So begin the signer's words for a preimage of our own invoice that it does not give for an HTLC."""
 IN_THE_WAY = ("fee", "replacement", "conflict", "spends-conflicting")
 """In a mempool's refusal: another transaction spends the same, or pays more than we do."""
-
-
-GONE = "missing"
-"""In a mempool's refusal: an input is spent by a block, or its transaction is not known."""
+GONE = ("missing", "orphan")
+"""In a mempool's refusal (bitcoind's, btcd's): an input is spent by a block, or its transaction is not known."""
 
 
 def signed(turn: Turn, event: Signed) -> None:
@@ -99,7 +97,7 @@ def not_taken(turn: Turn, event: NotTaken) -> None:
     if not found:
         return
     claim = found[0]
-    if claim.coins and GONE in event.reason.lower():
+    if claim.coins and any(word in event.reason.lower() for word in GONE):
         turn.do(ReleaseCoins(claim.id))
         planning.forget(turn, claim)
         fresh = replace(claim, tx=None, tx_feerate=FeeratePerKw(0), coins=(), change=None)

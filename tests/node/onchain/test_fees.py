@@ -134,12 +134,17 @@ def test_htlc_transactions_with_anchors_wait_for_coins(world: World, monkeypatch
     assert has(world, world.alice) == due(world, world.alice, gave=BIG, won=BIG, untrimmed=1)
 
 
-def test_a_coin_that_is_gone_is_replaced_by_another(world: World) -> None:
+BTCDS_WORDS = "TX rejected: orphan transaction aa references outputs of unknown or fully-spent transaction bb"
+
+
+@pytest.mark.parametrize("words", ["bad-txns-inputs-missingorspent", BTCDS_WORDS], ids=["bitcoind", "btcd"])
+def test_a_coin_that_is_gone_is_replaced_by_another(world: World, words: str) -> None:
     """checklist 47, 52: the wallet lent one that another transaction of ours had taken; without a new one the HTLC
     transaction would be refused for ever."""
     alice, _ = world.pair.ends
     payment_hash = world.offer(alice, BIG, EXPIRY)
     world.tolerated = ("bad-txns-inputs-missingorspent",)
+    world.words_for = {"bad-txns-inputs-missingorspent": words}
     world.force_close(alice)
     world.mine_to(EXPIRY - 1)
     outpoint, position = world.places["alice"][0]

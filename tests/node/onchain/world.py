@@ -240,7 +240,7 @@ class Watcher:
             if error.reason in KNOWN:
                 return
             if self.world.may_refuse(error.reason):
-                self.do(NotTaken(tx.txid, str(error)))
+                self.do(NotTaken(tx.txid, self.world.words_for.get(error.reason, str(error))))
                 return
             raise
         self.published[tx.txid] = tx
@@ -369,6 +369,8 @@ class World:
         self.funding: Transaction | None = None
         self.mined: set[bytes] = set()
         self.tolerated: tuple[str, ...] = ()
+        self.words_for: dict[str, str] = {}
+        """How another server says what the embedded chain says."""
         self.mempool_is_told = False
         open_channel(
             self.pair,
