@@ -74,6 +74,8 @@ class PolicyBook:
         grace = GRACE_SECONDS if request.grace_seconds is None else request.grace_seconds
         for channel, policy in wanted:
             before = self.of(channel)
+            if policy == before and request.grace_seconds is None:
+                continue  # the one before counts for as long as it was promised
             kept = _Kept(policy, before, int(self._clock()) + grace)
             self._kept[channel.channel_id] = kept
             self._desk.save(

@@ -300,9 +300,15 @@ class Receiver:
         parts = self._sets.get(event.payment_hash)
         if parts is None or (said is not None and key not in parts.parts):
             return  # an HTLC that we refused
+        was_part = key in parts.parts
         if not parts.resolved(key, fulfilled=event.fulfilled):
+            invoice = self.open.get(event.payment_hash)
             if event.fulfilled:
                 self._remind(parts, event.channel_id)
+            elif was_part and invoice is not None and invoice.status == ACCEPTED:
+                # Below the dust limit it is gone with its channel. The others alone do not buy the preimage.
+                log.warning("held_part_lost", payment_hash=event.payment_hash.hex())
+                self._cancel(invoice)
             return
         del self._sets[event.payment_hash]
         if not parts.complete:

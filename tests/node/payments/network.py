@@ -16,6 +16,7 @@ from node.chain.service import ChainService
 from node.channel.service import ChannelService
 from node.channel.terms import Policy
 from node.payments.policies import default_policy
+from node.payments.receive import MPP_SECONDS
 from node.payments.service import PaymentService
 from node.routing.service import RoutingService
 from node.storage.database import Database, open_database
@@ -133,6 +134,8 @@ class Node:
         """What becomes of a message that this node sends."""
         self.clock: Callable[[], float] = time.time
         """Of its payments."""
+        self.mpp_seconds = MPP_SECONDS
+        """How long its next run waits for the rest of a set."""
         self.commits = 0
         self.kill_at: int | None = None
         self.copy = self.folder / "copy.db"
@@ -168,6 +171,7 @@ class Node:
             network=REGTEST,
             node_id=self.node_id,
             clock=lambda: self.clock(),
+            mpp_seconds=self.mpp_seconds,
         )
         self.router = Router(self)
         self.gossip = Gossip(self)

@@ -47,6 +47,45 @@ def test_what_is_given_back_can_be_taken_again():
     assert take(admission, MALLORY) is None
 
 
+def test_the_protected_part_is_no_larger_for_the_best_reputation():
+    admission = Admission()
+    admission.remember([(ALICE, 10**9, 0.0)])
+    fill(admission, MALLORY)
+    assert len(fill(admission, ALICE)) == 5 + 20
+
+
+def test_both_parts_together_hold_no_more_than_the_channel_may_carry():
+    admission = Admission()
+    admission.remember([(ALICE, 10**9, 0.0)])
+    for peer in (MALLORY, ALICE):
+        assert take(admission, peer, VALUE // 2) is not None
+    assert take(admission, ALICE, 1) is None
+
+
+def test_a_fifth_of_the_value_is_kept_from_peers_without_reputation():
+    admission = Admission()
+    assert take(admission, MALLORY, VALUE // 2) is not None
+    assert take(admission, ALICE, VALUE * 3 // 10) is not None
+    assert take(admission, ALICE, 1) is None
+
+
+def test_slots_value_and_risk_are_free_again_for_everybody_when_an_htlc_ends():
+    admission = Admission()
+    held = [*fill(admission, MALLORY), *fill(admission, ALICE)]
+    admission.release(held[0], paid=False, seconds=1.0, now=0.0)
+    assert take(admission, b"c" * 33) is not None
+    for peer in (MALLORY, ALICE):
+        whole = take(admission, peer, VALUE, out=OTHER)
+        assert whole is not None
+        admission.release(whole, paid=False, seconds=1.0, now=0.0)
+    risk = 10 * round(100 * 600 / GOOD_SECONDS)
+    admission.remember([(b"d" * 33, risk, 0.0)])
+    for _ in range(2):
+        one = take(admission, b"d" * 33)
+        assert one is not None and one.protected
+        admission.release(one, paid=False, seconds=1.0, now=0.0)
+
+
 def test_paid_fast_earns_the_fee_failed_fast_nothing_and_slow_costs():
     admission = Admission()
     for paid, seconds, expected in (

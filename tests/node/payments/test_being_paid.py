@@ -3,11 +3,12 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from protocol.amounts import BlockHeight, Msat
 from protocol.bolt4 import failure as failures
 from protocol.bolt4 import payload as payloads
-from protocol.bolt4.failure import IncorrectOrUnknownPaymentDetails, MppTimeout
+from protocol.bolt4.failure import FinalIncorrectHtlcAmount, IncorrectOrUnknownPaymentDetails, MppTimeout
 from protocol.bolt4.payload import FinalPayload
 from protocol.bolt11.decode import decode
 from protocol.bus.messages.chain import TipChanged
@@ -201,6 +202,39 @@ async def test_an_htlc_said_again_gets_the_same_decision(house: House):
     assert house.channel.decisions == [fulfil()] * 3
 
 
+async def test_an_expired_invoice_is_paid_no_more_and_a_block_forgets_no_other(house: House):
+    """checklist 36"""
+    short, long = [
+        await house.ask(CreateInvoice(Msat(10_000), str(expiry), "", expiry=expiry)) for expiry in (60, 600)
+    ]
+    house.now += 60
+    await receive(house, part(short))
+    house.bus.publish(TipChanged(BlockHeight(HEIGHT), bytes(32), 0))
+    await receive(house, part(short, htlc_id=1), part(long, htlc_id=2))
+    assert house.channel.decisions == [details(), details(htlc_id=1), fulfil(2)]
+
+
+async def test_an_htlc_with_less_than_its_onion_says_is_no_payment(house: House):
+    """checklist 36: the last hop keeps a part for itself."""
+    invoice = await house.ask(ASK)
+    await receive(house, replace(part(invoice), amount_msat=Msat(9_999)))
+    assert house.channel.decisions == [
+        FailHtlc(CHANNEL, 0, failures.encode(FinalIncorrectHtlcAmount(Msat(9_999))))
+    ]
+
+
+async def test_a_restart_in_the_middle_of_a_claim_fulfils_for_nobody_without_the_secret(house: House):
+    """checklist 36: nor does such an HTLC end the claim, though it is gone before the real one is said again."""
+    invoice = await house.ask(ASK)
+    await receive(house, part(invoice))
+    house.now += 700_000  # a claim that had ended would find the invoice expired
+    await house.restart()
+    await receive(house, part(invoice, htlc_id=1, secret=bytes(32)))
+    resolve(house, invoice, 1, fulfilled=False)
+    await receive(house, part(invoice))
+    assert house.channel.decisions == [details(htlc_id=1), fulfil()]
+
+
 async def test_after_a_restart_in_the_middle_of_a_claim_it_is_fulfilled_again(house: House):
     invoice = await house.ask(ASK)
     await receive(house, part(invoice))
@@ -277,6 +311,17 @@ async def test_the_timer_does_nothing_to_a_set_that_was_claimed(house: House):
     house.timers[0][1]()
     await house.settle()
     assert house.channel.decisions == [fulfil(0), fulfil(1)]
+
+
+async def test_the_timer_of_a_set_that_is_gone_leaves_the_next_one_alone(house: House):
+    """checklist 37"""
+    invoice = await house.ask(ASK)
+    await receive(house, part(invoice, 4_000, total=10_000))
+    resolve(house, invoice, fulfilled=False)  # its channel went on chain
+    await receive(house, part(invoice, 4_000, total=10_000, htlc_id=1))
+    house.timers[0][1]()
+    await receive(house, part(invoice, 6_000, total=10_000, htlc_id=2))
+    assert house.channel.decisions == [fulfil(1), fulfil(2)]
 
 
 async def test_parts_that_disagree_on_the_total_fail_the_set(house: House):

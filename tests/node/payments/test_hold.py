@@ -42,11 +42,16 @@ STATUS = "SELECT status, received_msat, preimage FROM invoices"
 
 
 def part(
-    invoice: InvoiceRow, amount: int = 10_000, *, htlc_id: int = 0, channel: bytes = CHANNEL
+    invoice: InvoiceRow,
+    amount: int = 10_000,
+    *,
+    htlc_id: int = 0,
+    channel: bytes = CHANNEL,
+    expiry: int = EXPIRY,
 ) -> HtlcReceived:
     payload = FinalPayload(Msat(amount), EXPIRY, invoice.payment_secret, Msat(10_000))
     encoded = payloads.encode_final(payload)
-    return HtlcReceived(channel, htlc_id, Msat(amount), invoice.payment_hash, EXPIRY, encoded, True)
+    return HtlcReceived(channel, htlc_id, Msat(amount), invoice.payment_hash, expiry, encoded, True)
 
 
 async def hear(house: House, *events: object) -> None:
@@ -175,6 +180,78 @@ async def test_a_hold_is_cancelled_before_its_deadline_could_close_the_channel(h
     assert await status_of(house) == "cancelled"
 
 
+async def test_the_first_part_to_expire_decides_when_a_hold_is_cancelled(house: House):
+    """checklist 37: later, it could be taken back while we claim the others."""
+    invoice = await house.ask(ASK)
+    await hear(house, part(invoice, 4000, expiry=EXPIRY + 100), part(invoice, 6000, htlc_id=1))
+    last = EXPIRY - HOLD_MARGIN
+    await hear(house, TipChanged(BlockHeight(last), bytes(32), 0))
+    assert house.channel.decisions == [details(4000, height=last), details(6000, 1, height=last)]
+
+
+async def test_a_settled_hold_is_not_cancelled_by_its_deadline(house: House):
+    """The preimage may be out: what is failed now could be claimed from us further on."""
+    invoice = await house.ask(ASK)
+    await hear(house, part(invoice))
+    await house.ask(SettleHold(PREIMAGE))
+    await hear(house, TipChanged(EXPIRY, bytes(32), 0))
+    assert house.channel.decisions == [FulfilHtlc(CHANNEL, 0, PREIMAGE)]
+    assert house.rows(STATUS) == [("claiming", 10_000, PREIMAGE)]
+
+
+async def test_only_hold_invoices_are_cancelled(house: House):
+    """Parts of an ordinary one wait for the others, whatever their expiry."""
+    invoice = await house.ask(replace(ASK, hold_hash=None))
+    await hear(house, part(invoice, 4000))
+    await hear(house, TipChanged(BlockHeight(EXPIRY - HOLD_MARGIN), bytes(32), 0))
+    with pytest.raises(CommandRefused, match="no hold invoice"):
+        await house.ask(CancelHold(invoice.payment_hash))
+    assert house.channel.decisions == []
+
+
+async def test_a_part_of_a_held_set_that_is_said_again_is_still_held(house: House):
+    invoice = await house.ask(ASK)
+    await hear(house, part(invoice), part(invoice))
+    assert house.channel.decisions == []
+    await house.ask(SettleHold(PREIMAGE))
+    await house.settle()
+    assert house.channel.decisions == [FulfilHtlc(CHANNEL, 0, PREIMAGE)]
+
+
+async def test_after_a_restart_blocks_and_words_wait_until_the_whole_set_is_said_again(house: House):
+    """checklist 37: what has not come back may be gone, and the preimage is not sold for a part."""
+    invoice = await house.ask(ASK)
+    first, second = part(invoice, 4000), part(invoice, 6000, channel=OTHER_CHANNEL)
+    await hear(house, first, second)
+    house.now += 10**7
+    await house.restart()
+    await hear(house, TipChanged(HEIGHT, bytes(32), 0))
+    for said_again in ((), (first,)):
+        await hear(house, *said_again)
+        with pytest.raises(CommandRefused, match="nothing is held"):
+            await house.ask(SettleHold(PREIMAGE))
+    await hear(house, second)
+    assert house.channel.decisions == []
+    await house.ask(SettleHold(PREIMAGE))
+    await house.settle()
+    assert len(house.channel.decisions) == 2
+
+
+async def test_a_held_set_that_lost_a_part_is_given_back_and_cannot_be_settled(house: House):
+    """checklist 37: a part below the dust limit ends with its channel, and the preimage is not sold for the others."""
+    invoice = await house.ask(ASK)
+    await hear(
+        house, part(invoice, 4000), part(invoice, 6000, channel=OTHER_CHANNEL), part(invoice, htlc_id=1)
+    )
+    await hear(house, HtlcResolved(CHANNEL, 1, HASH, False))  # a second payer's: nothing to us
+    assert await status_of(house) == "accepted"
+    await hear(house, HtlcResolved(OTHER_CHANNEL, 0, HASH, False))
+    with pytest.raises(CommandRefused):
+        await house.ask(SettleHold(PREIMAGE))
+    await house.settle()
+    assert house.channel.decisions == [details(htlc_id=1), details(4000)]
+
+
 async def test_a_second_payer_of_a_held_invoice_gets_the_money_back(house: House):
     """checklist 37: never a second set while one is held or claimed."""
     invoice = await house.ask(ASK)
@@ -278,6 +355,15 @@ async def test_a_payment_without_invoice_that_is_cut_off_is_taken_again_after_a_
     await house.restart()
     await hear(house, spontaneous())
     assert house.channel.decisions == [FulfilHtlc(CHANNEL, 0, PREIMAGE)]
+
+
+async def test_a_second_one_with_the_same_preimage_is_unknown_while_the_first_is_being_saved(house: House):
+    """Two rows of one hash cannot be written, and a writer that fails stops the node."""
+    house.bus.publish(spontaneous())
+    house.bus.publish(HtlcResolved(CHANNEL, 0, HASH, True))
+    house.bus.publish(spontaneous(htlc_id=1))
+    await house.on_disk()
+    assert house.channel.decisions == [FulfilHtlc(CHANNEL, 0, PREIMAGE), details(5000, 1)]
 
 
 @pytest.mark.parametrize(
@@ -391,6 +477,7 @@ async def test_hints_are_left_out_when_they_are_not_needed_not_wanted_or_not_kno
     assert await route_hints((private,), known, expose=False) == ()
     assert await route_hints((private,), unknown, expose=True) == ()
     assert await route_hints((channel_info(connected=False),), known, expose=True) == ()
+    assert await route_hints((channel_info(state="CHANNELD_SHUTTING_DOWN"),), known, expose=True) == ()
 
 
 def test_receivable_says_what_limits_it():

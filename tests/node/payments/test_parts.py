@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from node.payments import engine
 from node.payments.send import Goal, build_route
 from protocol import curve
 from protocol.amounts import BlockHeight, Msat, ShortChannelId
@@ -39,14 +40,17 @@ from tests.node.payments.support import (
     CHANNEL,
     HEIGHT,
     OTHER_CHANNEL,
+    OUR_ID,
     PAYEE_ID,
     PAYEE_KEY,
     PREIMAGE,
     SECRET,
+    STRANGER_ID,
     House,
     channel_info,
     invoice_text,
 )
+from tests.node.wallet.support import until
 
 PEER_KEY = b"\x44" * 32
 PEER_ID = curve.point_of(PEER_KEY)
@@ -107,8 +111,11 @@ async def router(house: House):
     await router.stop()
 
 
+MPP = frozenset({8, 14, 17})
+
+
 def in_parts(amount: int = AMOUNT) -> str:
-    return invoice_text(amount=amount, features=frozenset({8, 14, 17}))
+    return invoice_text(amount=amount, features=MPP)
 
 
 async def started(house: House, request: object) -> "asyncio.Task[object]":
@@ -161,6 +168,17 @@ async def test_each_hop_is_told_its_part_and_the_payee_the_total(house: House, r
     await house.on_disk()
     assert house.rows("SELECT status, amount_sent_msat FROM payments") == [("complete", AMOUNT + 2 * FEE)]
     assert house.rows("SELECT status FROM attempts") == [("complete",), ("complete",)]
+
+
+async def test_routing_is_told_what_the_payer_ruled_out(house: House, router: RouterStandIn):
+    router.plans = [((AMOUNT, FIRST),)]
+    ruled_out = {"max_delay": 50, "excluded": ((int(LAST), 0),), "excluded_nodes": (STRANGER_ID,)}
+    task = await started(house, Pay(in_parts(), **ruled_out))
+    (asked,) = router.asked
+    assert {name: getattr(asked, name) for name in ruled_out} == ruled_out
+    assert asked.final_delay == 50 // 2  # of the 7 blocks that hide where it ends only 4 are left
+    fulfil(house, house.channel.offers[0])
+    await task
 
 
 async def test_an_invoice_without_basic_mpp_is_asked_for_in_one_part(house: House, router: RouterStandIn):
@@ -260,7 +278,7 @@ async def test_a_channel_that_refuses_is_not_offered_as_a_first_hop_again(
     task = await started(house, Pay(in_parts()))
     house.bus.publish(HtlcRefused(house.channel.offers[0].origin, "full", "Wait."))
     await house.settle()
-    await asyncio.sleep(0.3)  # a new list of channels, at most four a second
+    await until(lambda: len(house.channel.offers) == 2)  # a new list of channels, at most four a second
     assert [hop.short_channel_id for hop in router.asked[1].first_hops] == [SECOND]
     assert router.told[1].failed_at == 0
     fulfil(house, house.channel.offers[1])
@@ -296,6 +314,77 @@ async def test_a_route_dearer_than_allowed_is_not_used(house: House, router: Rou
     with pytest.raises(CommandRefused, match="costs 10 msat, allowed are 9"):
         await (await started(house, Pay(in_parts(), max_fee_msat=Msat(9))))
     assert house.channel.offers == []
+
+
+async def test_routes_dearer_together_than_what_is_left_of_the_budget_are_not_used(
+    house: House, router: RouterStandIn
+):
+    """Each alone would be cheap enough; what is under way has taken its part already."""
+    router.plans = [((4000, FIRST), (6000, SECOND)), ((3000, FIRST), (3000, SECOND))]
+    task = await started(house, Pay(in_parts(), max_fee_msat=Msat(2 * FEE)))
+    first, second = house.channel.offers
+    house.bus.publish(failing(second, TemporaryChannelFailure()))
+    await house.settle()
+    assert len(house.channel.offers) == 2
+    fulfil(house, first)
+    await task
+    router.plans = [((4000, FIRST), (6000, SECOND))]
+    with pytest.raises(CommandRefused):
+        await house.ask(
+            Pay(invoice_text(preimage=b"\x01" * 32, features=MPP), max_fee_msat=Msat(2 * FEE - 1))
+        )
+    assert len(house.channel.offers) == 2
+
+
+async def test_no_part_follows_when_the_payment_is_complete(house: House, router: RouterStandIn):
+    """The question for another part was under way when the preimage came: whoever has it could take more."""
+    router.plans = [((4000, FIRST), (6000, SECOND)), ((6000, SECOND),), ((AMOUNT, FIRST),)]
+    task = await started(house, Pay(in_parts()))
+    first, second = house.channel.offers
+    router.gate = asyncio.Event()
+    house.bus.publish(failing(second, TemporaryChannelFailure()))
+    await house.settle()
+    fulfil(house, first)
+    assert (await task).status == "complete"
+    router.gate.set()
+    await house.settle()
+    assert len(house.channel.offers) == 2
+
+
+async def test_no_part_follows_a_refusal_by_the_payee_and_the_last_one_back_ends_it(
+    house: House, router: RouterStandIn
+):
+    router.plans = [((3000, FIRST), (3000, SECOND), (4000, FIRST)), ((4000, FIRST),), ((7000, FIRST),)]
+    task = await started(house, Pay(in_parts()))
+    one, two, three = house.channel.offers
+    router.gate = asyncio.Event()
+    house.bus.publish(failing(three, TemporaryChannelFailure()))
+    await house.settle()
+    house.bus.publish(failing(two, IncorrectOrUnknownPaymentDetails(Msat(3000), HEIGHT), by_payee=True))
+    await house.settle()
+    router.gate.set()
+    await house.settle()
+    assert len(house.channel.offers) == 3 and not task.done()
+    house.bus.publish(failing(one, TemporaryChannelFailure()))
+    with pytest.raises(CommandRefused) as refused:
+        await asyncio.wait_for(task, 5)
+    assert refused.value.code == 203
+    assert len(house.channel.offers) == 3
+
+
+async def test_retries_end_though_there_is_always_another_route(
+    house: House, router: RouterStandIn, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(engine, "MAX_TRIES", 3)
+    router.plans = [((AMOUNT, FIRST),)] * 9
+    task = await started(house, Pay(in_parts()))
+    for tries in (1, 2, 3):
+        assert len(house.channel.offers) == tries
+        house.bus.publish(failing(house.channel.offers[-1], TemporaryChannelFailure()))
+        await house.settle()
+    with pytest.raises(CommandRefused, match=r"3x"):
+        await asyncio.wait_for(task, 5)
+    assert len({offer.origin for offer in house.channel.offers}) == len(house.channel.offers) == 3
 
 
 async def test_parts_that_end_while_a_route_is_looked_for_are_counted(house: House, router: RouterStandIn):
@@ -359,6 +448,68 @@ async def test_a_complete_payment_with_a_part_under_way_is_not_paid_again_after_
     assert house.rows("SELECT status FROM attempts") == [("complete",), ("complete",)]
 
 
+async def restarted(house: House, router: RouterStandIn, *origins: str) -> RouterStandIn:
+    """With these HTLCs still on their way, and those that were complete settled."""
+    await house.on_disk()
+    await router.stop()
+    standing = house.channel.channels
+    await house.restart(origins=tuple((origin, "pending", None, None, None) for origin in origins))
+    house.channel.channels = standing
+    again = RouterStandIn(house)
+    again.plans = [((AMOUNT, FIRST),), ((6000, FIRST),)]
+    await again.start()
+    return again
+
+
+async def test_after_a_restart_the_payer_s_own_limits_hold(house: House, router: RouterStandIn):
+    router.plans = [((4000, FIRST), (6000, SECOND))]
+    task = await started(house, Pay(in_parts(), max_fee_msat=Msat(50), retry_for=600))
+    task.cancel()
+    first, second = house.channel.offers
+    router = await restarted(house, router, first.origin, second.origin)
+    house.now += 120
+    house.bus.publish(failing(second, TemporaryChannelFailure()))
+    await house.settle()
+    (asked,) = router.asked
+    assert (asked.amount_msat, asked.max_fee_msat) == (6000, 50 - FEE)
+    await router.stop()
+
+
+async def test_no_part_follows_one_that_comes_back_to_a_complete_payment_after_a_restart(
+    house: House, router: RouterStandIn
+):
+    router.plans = [((4000, FIRST), (6000, SECOND))]
+    task = await started(house, Pay(in_parts()))
+    first, second = house.channel.offers
+    fulfil(house, first)
+    await task
+    router = await restarted(house, router, second.origin)
+    house.bus.publish(failing(second, TemporaryChannelFailure()))
+    await house.on_disk()
+    assert router.asked == house.channel.offers == []
+    assert house.rows("SELECT status, amount_sent_msat FROM payments") == [("complete", 4000 + FEE)]
+    await router.stop()
+
+
+async def test_a_payment_that_was_between_two_tries_at_a_crash_has_failed(
+    house: House, router: RouterStandIn
+):
+    """Nothing of it can be claimed, so it may be paid again."""
+    router.plans = [((AMOUNT, FIRST),)]
+    task = await started(house, Pay(in_parts()))
+    router.gate = asyncio.Event()
+    house.bus.publish(failing(house.channel.offers[0], TemporaryChannelFailure()))
+    await house.settle()
+    task.cancel()
+    router = await restarted(house, router)
+    (row,) = (await house.ask(ListPayments())).payments
+    assert row.status == "failed"
+    again = await started(house, Pay(in_parts()))
+    fulfil(house, house.channel.offers[0])
+    assert (await again).status == "complete"
+    await router.stop()
+
+
 async def test_a_keysend_carries_its_preimage_in_the_last_payload(house: House, router: RouterStandIn):
     """bLIP 3"""
     router.plans = [((AMOUNT, FIRST),)]
@@ -374,6 +525,17 @@ async def test_a_keysend_carries_its_preimage_in_the_last_payload(house: House, 
     fulfil(house, offer, final.keysend_preimage)
     row = await task
     assert (row.kind, row.preimage, row.bolt11) == ("keysend", final.keysend_preimage, "")
+
+
+@pytest.mark.parametrize("wrong", [Keysend(OUR_ID, Msat(AMOUNT)), Keysend(PAYEE_ID, Msat(0))])
+async def test_a_keysend_to_ourselves_or_of_nothing_is_refused(
+    house: House, router: RouterStandIn, wrong: Keysend
+):
+    router.plans = [((AMOUNT, FIRST),)]
+    with pytest.raises(CommandRefused) as refused:
+        await house.ask(wrong)
+    assert refused.value.code == -32602
+    assert house.channel.offers == []
 
 
 async def test_a_keysend_under_way_is_kept_over_a_restart(house: House, router: RouterStandIn):
@@ -429,6 +591,41 @@ async def test_parts_never_add_up_to_more_than_the_total(house: House, router: R
     assert pays.value.code == 200
 
 
+async def test_parts_join_only_what_they_are_parts_of(house: House, router: RouterStandIn):
+    """Under one payment hash there is one payment: whoever holds the preimage could claim two."""
+    router.plans = [((AMOUNT, FIRST),)]
+    paying = await started(house, Pay(invoice_text(preimage=b"\x01" * 32, features=MPP)))
+    with pytest.raises(CommandRefused) as theirs:
+        await house.ask(replace(part(1, part_id=1, group_id=0), payment_hash=sha256(b"\x01" * 32)))
+    fulfil(house, house.channel.offers[0], b"\x01" * 32)
+    await paying
+    await house.ask(part(3000, part_id=1))
+    with pytest.raises(CommandRefused) as group:
+        await house.ask(part(3000, part_id=2, group_id=2))
+    with pytest.raises(CommandRefused) as total:
+        await house.ask(part(3000, part_id=2, total=2 * AMOUNT))
+    fulfil(house, house.channel.offers[-1])
+    await house.ask(WaitPart(HASH, part_id=1))
+    with pytest.raises(CommandRefused) as complete:
+        await house.ask(part(3000, part_id=2, total=2 * AMOUNT))
+    assert [one.value.code for one in (theirs, group, total, complete)] == [200, 200, 201, 201]
+    assert len(house.channel.offers) == 2
+
+
+async def test_after_a_restart_a_part_along_a_given_route_is_not_retried_either(
+    house: House, router: RouterStandIn
+):
+    await house.ask(part())
+    await house.settle()
+    (offer,) = house.channel.offers
+    router = await restarted(house, router, offer.origin)
+    house.bus.publish(failing(offer, TemporaryChannelFailure()))
+    await house.on_disk()
+    assert router.asked == house.channel.offers == []
+    assert house.rows("SELECT status FROM payments") == [("failed",)]
+    await router.stop()
+
+
 async def test_a_failed_part_says_where_and_may_be_sent_again(house: House, router: RouterStandIn):
     await house.ask(part())
     await house.settle()
@@ -451,9 +648,19 @@ async def test_a_failed_part_says_where_and_may_be_sent_again(house: House, rout
         replace(part(), hops=part().hops[::-1]),
         replace(part(6000, part_id=1), payment_secret=None),
         part(first=OTHER_LAST),
+        part(first=LAST),  # of a channel with another peer
+        part(AMOUNT + 1, part_id=1),
+        part(0, part_id=1),
+        replace(part(), hops=(*[part().hops[0]] * 20, part().hops[1])),
+        replace(part(), hops=(replace(part().hops[0], amount_msat=Msat(AMOUNT - 1)), part().hops[1])),
+        replace(part(), hops=(replace(part().hops[0], delay=20), part().hops[1])),
+        replace(part(), hops=(part().hops[0], replace(part().hops[1], delay=0))),
+        replace(part(), hops=(replace(part().hops[0], delay=2017), part().hops[1])),
     ],
 )
 async def test_a_route_that_cannot_be_is_refused(house: House, router: RouterStandIn, wrong: SendPart):
+    stranger = replace(channel_info(b"\xc3" * 32, peer=STRANGER_ID), short_channel_id=LAST)
+    house.channel.channels += (stranger,)
     with pytest.raises(CommandRefused):
         await house.ask(wrong)
     assert house.channel.offers == []

@@ -116,6 +116,18 @@ async def test_the_same_hash_with_another_amount_is_refused(house: House):
     assert pending.value.code == complete.value.code == 201
 
 
+async def test_the_same_hash_for_another_payee_is_not_taken_for_paid(house: House):
+    """Whoever relays an invoice can make one of his own with its payment hash."""
+    task, offer = await offered(house, Pay(invoice_text()))
+    with pytest.raises(CommandRefused) as pending:
+        await house.ask(Pay(invoice_text(b"\x33" * 32)))
+    fulfil(house, offer)
+    await task
+    with pytest.raises(CommandRefused) as complete:
+        await house.ask(Pay(invoice_text(b"\x33" * 32)))
+    assert pending.value.code == complete.value.code == 201
+
+
 async def test_a_pay_call_that_passes_its_deadline_leaves_the_payment_running(house: House):
     with pytest.raises(OutcomeUnknown):
         await house.bus.request("payments", Pay(invoice_text()), deadline=0.01)
@@ -143,6 +155,15 @@ async def test_a_failure_of_the_payee_ends_the_payment_and_a_new_try_is_allowed(
     assert second.onion != offer.onion
     fulfil(house, second)
     assert (await again).status == "complete"
+
+
+async def test_who_is_told_of_a_failure_finds_it_on_disk(house: House):
+    """After a crash it would be tried again, and who was told may have paid otherwise by then."""
+    task, offer = await offered(house, Pay(invoice_text()))
+    house.bus.publish(HtlcFailed(offer.origin, CHANNEL, 0, refusal_of_payee(offer)))
+    with pytest.raises(CommandRefused):
+        await task
+    assert house.rows("SELECT status FROM payments") == [("failed",)]
 
 
 async def test_an_htlc_that_timed_out_on_chain_says_that_the_channel_closed(house: House):

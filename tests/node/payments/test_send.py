@@ -1,13 +1,15 @@
 """What a payer decides, without any service."""
 
 import pytest
+from msgspec.structs import replace
 
 from node.payments import send
 from node.payments.send import PayCode
-from protocol.amounts import BlockHeight, Msat
+from protocol.amounts import BlockHeight, Msat, ShortChannelId
 from protocol.bolt4 import failure, failure_onion, payload, sphinx
 from protocol.bolt4.attribution import Told, keys_of, update
 from protocol.bolt4.failure import FailureCode, IncorrectOrUnknownPaymentDetails, MppTimeout
+from protocol.bus.messages.routing import RouteHop
 from protocol.errors import CommandRefused
 from protocol.hashes import sha256
 from protocol.secret import Secret
@@ -18,6 +20,7 @@ from tests.node.payments.support import (
     PAYEE_KEY,
     PREIMAGE,
     SECRET,
+    STRANGER_ID,
     invoice_text,
 )
 
@@ -38,6 +41,16 @@ def test_onion_tells_the_payee_amount_expiry_secret_and_total():
     assert peeled.next_packet is None
     assert final == payload.FinalPayload(Msat(10_000), hop.cltv_expiry, SECRET, Msat(10_000))
     assert hop.cltv_expiry == HEIGHT + 18 + send.BLOCKS_OF_PATIENCE
+
+
+@pytest.mark.parametrize("metadata", [None, b"", bytes(range(100))])
+def test_the_metadata_of_the_invoice_comes_to_the_payee_as_it_is(metadata: bytes | None):
+    """checklist 36: a payee may keep nothing of its invoice but this."""
+    invoice = replace(read(invoice_text()), payment_metadata=metadata)
+    goal = send.goal_of(invoice, Msat(10_000))
+    hop = send.build_hop(goal, Msat(10_000), height=HEIGHT, session_key=SESSION)
+    peeled = sphinx.peel(PAYEE_KEY, hop.onion, sha256(PREIMAGE))
+    assert payload.decode_final(peeled.payload).payment_metadata == metadata
 
 
 def test_secrets_of_an_earlier_run_are_found_again_from_the_session_key():
@@ -181,3 +194,37 @@ def test_hold_times_end_where_a_node_tells_none():
     assert send.hold_times(data, ROUTE) == (5, 6, 7)
     assert send.hold_times(update(keys_of(ROUTE[0]), b"", 5, None), ROUTE) == (5,)
     assert send.hold_times(None, ROUTE) == send.hold_times(bytes(919), ROUTE) == ()
+
+
+def hops(*terms: tuple[bytes, int, int]) -> tuple[RouteHop, ...]:
+    return tuple(
+        RouteHop(node, ShortChannelId(n), 0, Msat(amount), delay)
+        for n, (node, amount, delay) in enumerate(terms)
+    )
+
+
+WAY = hops((STRANGER_ID, 6010, 61), (PAYEE_ID, 6000, 21))
+
+
+def check(route: tuple[RouteHop, ...], max_fee: int = 10) -> None:
+    goal = send.goal_of(read(invoice_text()), Msat(10_000))
+    send.check_route(route, goal, max_fee, parts_of=6000)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        (),
+        hops((STRANGER_ID, 6000, 61)),  # to another node
+        hops((STRANGER_ID, 5999, 61), (PAYEE_ID, 6000, 21)),  # a node that pays for us will not
+        hops((STRANGER_ID, 6010, 20), (PAYEE_ID, 6000, 21)),
+        hops((STRANGER_ID, 6011, 61), (PAYEE_ID, 6000, 21)),  # dearer than allowed
+        hops((STRANGER_ID, 6011, 61), (PAYEE_ID, 6001, 21)),  # more than is missing
+        hops((STRANGER_ID, 10, 61), (PAYEE_ID, 0, 21)),
+        hops(*[(STRANGER_ID, 6000, 61)] * 20, (PAYEE_ID, 6000, 21)),  # no onion holds so many
+    ],
+)
+def test_a_route_that_breaks_what_was_asked_is_refused(wrong: tuple[RouteHop, ...]):
+    check(WAY)
+    with pytest.raises(CommandRefused):
+        check(wrong)
