@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from node.channel.content import content
-from node.channel.events import CloseWanted, Fail, Fulfil, Offer
+from node.channel.events import CloseWanted, Fail, FeerateMoved, Fulfil, Offer
 from node.channel.state import CloseKind, Closing, Normal, OfferWant
-from protocol.amounts import Msat
+from protocol.amounts import FeeratePerKw, Msat
 from protocol.bolt3.commitment import Side
 from protocol.bolt4 import failure as failures
 from protocol.hashes import sha256
@@ -105,6 +105,48 @@ def test_a_failed_payment_gives_the_money_back(pair: Pair) -> None:
     assert pair.alice.said.failed[0].origin == origin
     assert balances(pair) == before
     assert not pair.alice.state.htlcs
+    mirrored(pair)
+
+
+def test_what_is_being_failed_is_not_fulfilled_any_more(pair: Pair) -> None:
+    """The invoice would count as paid, and the payer would have its preimage for nothing."""
+    before = balances(pair)
+    offer(pair, pair.alice, 50_000_000)
+    pair.quiet()
+    reason = failures.encode(failures.IncorrectOrUnknownPaymentDetails(Msat(50_000_000), 110))
+    pair.bob.do(Fail(0, reason))
+    pair.bob.do(Fulfil(0))
+    pair.quiet()
+    assert pair.alice.said.failed
+    assert not pair.alice.said.fulfilled
+    assert balances(pair) == before
+    assert not pair.bob.state.volatile.stalled
+    mirrored(pair)
+
+
+def test_what_is_being_fulfilled_is_not_fulfilled_again(pair: Pair) -> None:
+    """It would stand once more in a commitment that the peer has without it."""
+    offer(pair, pair.alice, 50_000_000)
+    pair.quiet()
+    pair.bob.do(Fulfil(0))
+    pair.bob.answer()
+    pair.deliver(pair.bob, 10)
+    pair.bob.do(Fulfil(0))
+    pair.quiet()
+    assert len(pair.alice.said.fulfilled) == 1
+    assert not pair.alice.drops + pair.bob.drops
+    assert balances(pair) == (6_950_000_000, 3_050_000_000)
+    mirrored(pair)
+
+
+def test_a_new_feerate_and_a_removal_fit_in_one_commitment(pair: Pair) -> None:
+    offer(pair, pair.alice, 50_000_000)
+    offer(pair, pair.bob, 50_000_000)
+    pair.quiet()
+    pair.alice.do(Fulfil(0), FeerateMoved(FeeratePerKw(1500)))
+    pair.quiet()
+    assert pair.bob.said.fulfilled
+    assert pair.bob.state.committed.fees[-1].feerate_per_kw == 1500
     mirrored(pair)
 
 

@@ -77,6 +77,21 @@ def test_an_incoming_htlc_is_told_with_the_onion_for_the_next_hop_and_its_own_ke
     assert peeled.next_packet is None
 
 
+def test_an_incoming_htlc_is_told_when_the_peer_cannot_take_it_back_any_more(pair: Pair) -> None:
+    """BOLT 2, Forwarding HTLCs: until it revoked the commitment without it, the peer may publish that one, and the next
+    hop would be paid out of our pocket. checklist 15"""
+    onion = onion_through(pair.bob, 50_000_000)
+    pair.alice.do(Offer(OfferWant(Msat(50_000_000), HASH, 200, onion.packet, "payment/1")))
+    pair.alice.answer()
+    pair.deliver(pair.alice, 10)
+    while pair.bob.answer():
+        pass
+    assert pair.bob.state.htlcs[False, 0].payload is not None
+    assert not pair.bob.said.received
+    pair.quiet()
+    assert [event.htlc_id for event in pair.bob.said.received] == [0]
+
+
 def test_an_incoming_htlc_is_told_the_same_after_every_start(pair: Pair) -> None:
     """Checklist 15: said again until it is resolved; the next onion and the key survive a restart."""
     incoming(pair)
@@ -118,6 +133,64 @@ def test_a_wrong_preimage_is_not_even_shown_to_the_signer(pair: Pair) -> None:
     pair.quiet()
     assert pair.bob.state.htlcs[False, 0].preimage is None
     assert not pair.alice.said.fulfilled
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2], ids=["asked", "signed", "heard"])
+def test_a_preimage_for_an_htlc_that_is_being_failed_stays_with_us(pair: Pair, steps: int) -> None:
+    """The failure is signed, so it would be a gift: shown to the peer, in a commitment that does not pay for it."""
+    incoming(pair)
+    pair.bob.do(Fail(0, REASON))
+    for _ in range(steps):
+        pair.bob.answer()
+        pair.deliver(pair.bob, 10)
+        pair.alice.answer()
+    pair.bob.do(Fulfil(0, PREIMAGE))
+    pair.quiet()
+    assert pair.alice.said.failed
+    assert not pair.alice.said.fulfilled
+    assert not pair.alice.drops + pair.bob.drops
+    assert pair.bob.state.committed.settled_local == 3_000_000_000
+
+
+@pytest.mark.parametrize("crash", [False, True], ids=["calm", "crashes"])
+def test_a_preimage_outweighs_a_failure_that_has_not_left(pair: Pair, crash: bool) -> None:
+    """Whatever made us want to fail it: the next hop was paid, and only this HTLC brings the money back."""
+    incoming(pair)
+    pair.bob.do(Offer(OfferWant(Msat(1_000_000), bytes(32), 200, bytes(1366), "payment/2")))
+    pair.bob.do(Fail(0, REASON))  # waits while the line is taken
+    pair.bob.do(Fulfil(0, PREIMAGE))
+    if crash:
+        pair.disconnect()
+        pair.bob.crash(lose_next=False)
+        pair.connect()
+    pair.quiet()
+    assert [event.preimage for event in pair.alice.said.fulfilled] == [PREIMAGE]
+    assert not pair.alice.said.failed
+    assert pair.bob.state.committed.settled_local == 3_050_000_000
+
+
+def test_an_htlc_that_is_being_failed_is_not_failed_again(pair: Pair) -> None:
+    """It would stand once more in a commitment that the peer has without it."""
+    incoming(pair)
+    pair.bob.do(Fail(0, REASON))
+    pair.bob.answer()
+    pair.deliver(pair.bob, 10)
+    pair.bob.do(Fail(0, failures.encode(failures.UnknownNextPeer())))
+    pair.quiet()
+    assert len(pair.alice.said.failed) == 1
+    assert not pair.alice.drops + pair.bob.drops
+    assert not pair.alice.state.htlcs
+    assert not pair.bob.state.htlcs
+
+
+def test_a_preimage_that_is_told_again_after_the_end_changes_nothing(pair: Pair) -> None:
+    incoming(pair)
+    pair.bob.do(Fulfil(0, PREIMAGE))
+    pair.quiet()
+    pair.bob.do(Fulfil(0, PREIMAGE), Fulfil(0), Fail(0, REASON))
+    pair.quiet()
+    assert len(pair.alice.said.fulfilled) == 1
+    assert pair.bob.state.committed.settled_local == 3_050_000_000
 
 
 def test_a_preimage_that_came_while_the_peer_is_away_is_kept_and_leaves_later(pair: Pair) -> None:
@@ -430,6 +503,16 @@ def test_a_forward_that_timed_out_on_chain_is_told_once_the_signer_was_told(row:
     row.inn.do(Fail(0, REASON))
     row.first.quiet()
     assert row.carol.said.failed
+
+
+def test_a_forward_that_timed_out_on_chain_is_known_to_have_failed_after_a_crash(row: Row) -> None:
+    """Else its origin would be offered a second time, or wait for ever."""
+    closed_on_chain(row)
+    row.out.answer()
+    assert row.out.said.failed
+    row.out.crash(lose_next=False)
+    assert not row.out.state.htlcs
+    assert store.origins(row.out.database) == [(row.origin, None, None, None, 1, None)]
 
 
 def test_a_signer_that_is_away_is_told_of_the_burial_later(row: Row) -> None:

@@ -114,6 +114,18 @@ def test_a_fee_in_our_range_is_taken_and_said_back(pair: Pair) -> None:
     assert pair.bob.published == [raw]
 
 
+def test_the_opener_pays_three_times_its_own_fee_at_most(pair: Pair) -> None:
+    """The peer pays nothing of it, so it may ask for anything. checklist 54"""
+    proposed = until_proposed(pair)
+    pair.quiet()
+    most = 3 * proposed.fee_satoshis
+    assert range_of(proposed).max_fee_satoshis == most
+    answer = says(pair.alice, signed(pair.bob, most + 1, (1, 100_000)))
+    assert answer is not None
+    assert answer.fee_satoshis == most
+    assert not pair.alice.published
+
+
 def test_who_does_not_pay_picks_a_fee_where_both_ranges_overlap(pair: Pair) -> None:
     """checklist 54"""
     until_proposed(pair)

@@ -110,6 +110,38 @@ def test_offers_of_one_turn_are_judged_together(tmp_path: Path) -> None:
     assert lowest(pair, "bob") >= to_msat(Sat(RESERVE))
 
 
+def test_a_feerate_and_an_offer_of_one_turn_are_judged_together(tmp_path: Path) -> None:
+    """Each alone can be paid for, both cannot: the peer would end the connection. checklist 19, 22"""
+    pair = opened(tmp_path, anchors=False)
+    most = spendable(pair.alice)
+    made = invoice(pair.bob, most)
+    onion = onion_for(pair.bob, made, most, 200)
+    want = OfferWant(Msat(most), made.payment_hash, 200, onion, "late")
+    pair.alice.do(FeerateMoved(FeeratePerKw(4000)), Offer(want))
+    pair.quiet()
+    assert [event.origin for event in pair.alice.said.refused] == ["late"]
+    assert pair.bob.state.committed.fees[-1].feerate_per_kw == 4000
+    assert not pair.alice.drops + pair.bob.drops
+    assert lowest(pair, "alice") >= to_msat(Sat(RESERVE))
+
+
+@pytest.mark.parametrize("short", [0, 1])
+def test_a_feerate_that_would_take_the_reserve_or_what_is_offered_is_not_proposed(
+    tmp_path: Path, short: int
+) -> None:
+    """checklist 22"""
+    pair = opened(tmp_path, anchors=False)
+    offer(pair, pair.alice, 450_000_000)
+    pair.quiet()
+    has = lowest(pair, "alice") // 1000 - RESERVE
+    highest = max(rate for rate in range(1000, 500_000) if commit_fee(FeeratePerKw(rate), 1, False) <= has)
+    pair.alice.do(FeerateMoved(FeeratePerKw(highest + short)))
+    pair.quiet()
+    assert pair.bob.state.committed.fees[-1].feerate_per_kw == (1000 if short else highest)
+    assert not pair.alice.drops + pair.bob.drops
+    assert not pair.alice.state.volatile.stalled
+
+
 def test_money_that_is_on_its_way_is_not_spent(tmp_path: Path) -> None:
     """A received HTLC is nobody's until it is irrevocably settled."""
     pair = opened(tmp_path, push=20_000_000)

@@ -105,11 +105,46 @@ def test_the_channel_is_closed_when_all_is_resolved(pair: Pair) -> None:
     assert isinstance(phase, Closed) and phase.kind is CloseKind.THEIRS
 
 
+def test_a_commitment_that_is_deep_ends_nothing_while_its_htlcs_run(pair: Pair) -> None:
+    """Their ends come later, and somebody upstream waits for each. checklist 44, 46, 51"""
+    origin = offer(pair, pair.alice, AMOUNT)
+    pair.quiet()
+    closed(pair, pair.bob)
+    tx = pair.alice.resolves[-1].tx
+    for depth in (6, 100):
+        pair.alice.do(FundingSpent(tx, BlockHeight(120), depth))
+        assert isinstance(pair.alice.state.committed.phase, Closing)
+    pair.alice.do(SettledOnChain(True, 0, True, PREIMAGE))
+    assert [(event.origin, event.preimage) for event in pair.alice.said.fulfilled] == [(origin, PREIMAGE)]
+
+
 def test_the_chain_decides_nothing_while_the_channel_lives(pair: Pair) -> None:
     offer(pair, pair.alice, AMOUNT)
     pair.quiet()
     pair.alice.do(SettledOnChain(True, 0, False), ResolvedOnChain())
     assert pair.alice.state.htlcs and not pair.alice.said.failed
+
+
+def test_a_preimage_from_the_mempool_is_told_while_the_channel_lives(pair: Pair) -> None:
+    """checklist 46: the incoming HTLC may expire before a block has the claim; the row waits for that block."""
+    origin = offer(pair, pair.alice, AMOUNT)
+    offer(pair, pair.bob, AMOUNT)
+    pair.quiet()
+    before = pair.alice.state.htlcs
+    pair.alice.do(SettledOnChain(False, 0, True, PREIMAGE), SettledOnChain(True, 0, True, None))
+    assert not pair.alice.said.fulfilled
+    pair.alice.do(SettledOnChain(True, 0, True, PREIMAGE))
+    assert [(e.origin, e.htlc_id, e.preimage) for e in pair.alice.said.fulfilled] == [(origin, 0, PREIMAGE)]
+    assert pair.alice.state.htlcs == before
+
+
+def test_a_received_htlc_moves_the_balance_when_the_chain_gave_it(pair: Pair) -> None:
+    offer(pair, pair.alice, AMOUNT)
+    pair.quiet()
+    closed(pair, pair.alice)
+    told(pair.bob, SettledOnChain(False, 0, True, PREIMAGE))
+    committed = pair.bob.state.committed
+    assert (committed.settled_local, committed.settled_remote) == (3_050_000_000, 6_950_000_000)
 
 
 def test_an_unknown_spend_stays_unknown(pair: Pair) -> None:

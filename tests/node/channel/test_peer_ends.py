@@ -139,6 +139,14 @@ def test_numbers_that_fit_no_state_end_the_channel(pair: Pair, changed: dict[str
     assert any(isinstance(decode(frame), Error) for frame in pair.alice.out.waiting)
 
 
+def test_a_commitment_that_the_peer_has_revoked_is_not_said_again(pair: Pair) -> None:
+    """checklist 27: no lost connection leaves that behind, so one of us has lost its data."""
+    settle(pair)
+    assert not pair.alice.state.committed.awaits_revocation
+    reconnected(pair, next_commitment_number=pair.alice.state.committed.remote_number)
+    is_force_closed(pair.alice)
+
+
 def settle(pair: Pair) -> None:
     for end in pair.ends:
         end.do(Fulfil(0))
@@ -187,6 +195,25 @@ def test_a_node_that_really_is_behind_never_publishes(pair: Pair) -> None:
     hear(pair.alice, Error(channel_id(pair), b"as you wish"))
     assert isinstance(pair.alice.state.committed.phase, Lost)
     assert not pair.alice.published
+
+
+def test_the_proof_that_we_are_behind_outlives_a_crash(pair: Pair) -> None:
+    """Else an HTLC whose time has come would publish what the peer can punish, before it is here to prove it again.
+
+    checklist 30
+    """
+    old = pair.alice.state
+    settle(pair)
+    pair.disconnect()
+    pair.alice.state = pair.alice.durable = old
+    pair.connect()
+    pair.deliver(pair.bob)
+    while pair.alice.answer():
+        pass
+    assert isinstance(pair.alice.state.committed.phase, Lost)
+    durable = pair.alice.durable
+    assert durable is not None
+    assert isinstance(durable.committed.phase, Lost)
 
 
 # Closing.

@@ -161,6 +161,10 @@ OFFENCES: dict[str, Offence] = {
         "not there to be removed",
         lambda p: [UpdateFailHtlc(channel_id(p), 9, b"")],
     ),
+    "an unknown HTLC is failed as malformed": (
+        "not there to be removed",
+        lambda p: [UpdateFailMalformedHtlc(channel_id(p), 9, bytes(32), 0xC005)],
+    ),
     "an HTLC is removed twice": (
         "removed twice",
         lambda p: [UpdateFailHtlc(channel_id(p), 0, b"x"), UpdateFailHtlc(channel_id(p), 0, b"x")],
@@ -309,17 +313,49 @@ def test_a_wrong_revocation_secret_is_not_taken(pair: Pair, secret: bytes) -> No
     mirrored(pair)
 
 
-def test_an_htlc_that_is_not_irrevocable_cannot_be_removed(pair: Pair) -> None:
-    """checklist 15"""
+def test_a_next_point_that_is_none_is_not_taken(pair: Pair) -> None:
+    """No commitment could be built on it, and a channel that cannot go on takes no HTLC back. checklist 23"""
     offer(pair, pair.alice, 1_000_000)
     pair.alice.answer()
-    hear(pair.alice, UpdateFailHtlc(channel_id(pair), 1, b"early"))
+    pair.deliver(pair.alice, 10)
+    while not pair.bob.out.waiting:
+        assert pair.bob.answer()
+    revocation = decode(pair.bob.out.waiting[0])
+    assert isinstance(revocation, RevokeAndAck)
+    before = pair.alice.state.committed
+    secret = revocation.per_commitment_secret
+    hear(pair.alice, RevokeAndAck(channel_id(pair), secret, b"\x02" + b"\xff" * 32))
+    assert "next_per_commitment_point is no point" in pair.alice.drops[0].reason
+    assert pair.alice.state.committed.remote_points == before.remote_points
+    assert pair.alice.state.committed.remote_revoked == before.remote_revoked
+    pair.alice.drops.clear()
+    pair.disconnect()
+    pair.connect()
+    pair.quiet()
+    mirrored(pair)
+
+
+def failure(pair: Pair, htlc_id: int, *, malformed: bool) -> Message:
+    if malformed:
+        return UpdateFailMalformedHtlc(channel_id(pair), htlc_id, bytes(32), 0xC005)
+    return UpdateFailHtlc(channel_id(pair), htlc_id, b"no")
+
+
+@pytest.mark.parametrize("malformed", [False, True])
+def test_an_htlc_that_is_not_irrevocable_cannot_be_removed(pair: Pair, malformed: bool) -> None:
+    """Its failure would go to the payer while the peer still holds a commitment that pays it. checklist 15"""
+    offer(pair, pair.alice, 1_000_000)
+    pair.alice.answer()
+    hear(pair.alice, failure(pair, 1, malformed=malformed))
     assert "not there to be removed" in pair.alice.drops[0].reason
     pair.alice.drops.clear()
     goes_on(pair)
 
 
-def test_an_htlc_that_was_fulfilled_cannot_be_failed_on_the_next_connection(pair: Pair) -> None:
+@pytest.mark.parametrize("malformed", [False, True])
+def test_an_htlc_that_was_fulfilled_cannot_be_failed_on_the_next_connection(
+    pair: Pair, malformed: bool
+) -> None:
     """We showed the preimage to whoever paid us: taking the failure would make the two ends differ for ever.
 
     checklist 26
@@ -333,7 +369,7 @@ def test_an_htlc_that_was_fulfilled_cannot_be_failed_on_the_next_connection(pair
     pair.disconnect()
     pair.connect()
     pair.deliver(pair.bob)
-    hear(pair.alice, UpdateFailHtlc(channel_id(pair), 0, b"no"))
+    hear(pair.alice, failure(pair, 0, malformed=malformed))
     assert "failed after it was fulfilled" in pair.alice.drops[0].reason
     pair.alice.drops.clear()
     goes_on(pair)

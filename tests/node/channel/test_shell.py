@@ -10,11 +10,23 @@ from msgspec.structs import replace
 
 from node.channel.channel import Channel
 from node.channel.commands import hello
-from node.channel.events import Connected, Env, Later, QuietTooLong, SignerIsAhead
+from node.channel.events import (
+    CloseWanted,
+    Connected,
+    Drop,
+    Env,
+    FromPeer,
+    Later,
+    QuietTooLong,
+    Say,
+    Send,
+    SignerIsAhead,
+)
 from node.channel.service import ChannelService
 from node.channel.state import State
 from protocol.bolt9 import OUR_INIT, FeatureSet
 from protocol.bus.messages import signer as sign
+from protocol.wire.bolt2_close import Shutdown
 from tests.node.channel.pair import Pair, open_channel
 
 
@@ -80,3 +92,58 @@ async def test_what_is_for_later_is_stepped_later(tmp_path: Path) -> None:
     assert channel._events == [QuietTooLong(1)]
     channel.turn(Env())
     assert not channel.halted
+
+
+class SlowDisk:
+    """Saves that the test finishes."""
+
+    keeps_revoked = False
+
+    def __init__(self) -> None:
+        self.saves: list[asyncio.Future[None]] = []
+        self.left: list[type] = []
+
+    def save(self, _unit: object, *, now: bool) -> asyncio.Future[None]:
+        self.saves.append(asyncio.get_running_loop().create_future())
+        return self.saves[-1]
+
+    def later(self, _channel: Channel) -> None:
+        pass
+
+    def perform(self, _channel: Channel, effect: object) -> None:
+        self.left.append(type(effect))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_nothing_leaves_before_its_save_nor_overtakes_what_waits(tmp_path: Path, fails: bool) -> None:
+    """STYLE 3: once the peer holds what we sent, a crash may not make us forget that we did. checklist 25"""
+    state, _ = await asyncio.to_thread(opened, tmp_path)
+    disk = SlowDisk()
+    channel = Channel(1, state, disk)  # type: ignore[arg-type]
+    channel.put(CloseWanted())
+    channel.turn(Env())
+    channel.put(FromPeer(Shutdown(channel.channel_id, b"\x51")))  # costs the connection, and saves nothing
+    channel.turn(Env())
+    assert len(disk.saves) == 1
+    assert disk.left == []
+    if fails:
+        disk.saves[0].set_exception(OSError("the disk is full"))
+    else:
+        disk.saves[0].set_result(None)
+    await asyncio.sleep(0)
+    assert disk.left == ([] if fails else [Say, Send, Drop])
+    assert bool(channel.halted) is fails
+
+
+async def test_a_later_save_that_is_done_first_waits_its_turn(tmp_path: Path) -> None:
+    state, _ = await asyncio.to_thread(opened, tmp_path)
+    disk = SlowDisk()
+    channel = Channel(1, state, disk)  # type: ignore[arg-type]
+    first, second = (asyncio.get_running_loop().create_future() for _ in range(2))
+    channel._behind.extend([(first, [Drop("first")]), (second, [Say(None)])])  # type: ignore[arg-type]
+    second.set_result(None)
+    channel._saved(second)
+    assert disk.left == []
+    first.set_result(None)
+    channel._saved(first)
+    assert disk.left == [Drop, Say]

@@ -63,6 +63,19 @@ def test_a_shutdown_keeps_to_the_upfront_script(pair: Pair, upfront: bytes | Non
     assert hears_shutdown(pair, p2wpkh(KEY), upfront=upfront) is taken
 
 
+def test_a_second_shutdown_names_the_same_script(pair: Pair) -> None:
+    """What we sign for and what the peer asks for must not part. checklist 53"""
+    offer(pair, pair.alice, 50_000_000)
+    pair.quiet()
+    assert hears_shutdown(pair, p2wpkh(KEY))
+    assert hears_shutdown(pair, p2wpkh(KEY))
+    assert not hears_shutdown(pair, p2wsh(b"another"))
+    assert "another script" in pair.alice.drops[0].reason
+    phase = pair.alice.state.committed.phase
+    assert isinstance(phase, ShuttingDown)
+    assert phase.theirs == p2wpkh(KEY)
+
+
 def test_our_shutdown_names_the_script_that_we_gave_upfront(pair: Pair) -> None:
     """checklist 53"""
     pair.alice.do(CloseWanted())

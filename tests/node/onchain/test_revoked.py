@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from node.channel.events import Fail, Fulfil
+from node.onchain.events import OutputSpent
 from node.onchain.state import Kind, Role
-from protocol.amounts import Msat
+from protocol.amounts import BlockHeight, Msat, Sat
+from protocol.bitcoin.transaction import Transaction, TxOut
 from protocol.bolt4 import failure as failures
 from tests.node.onchain.world import Copy, Watcher, World
 from tests.support import need
@@ -92,6 +94,55 @@ def test_second_stages_of_the_cheat_are_punished_too(world: World, first: bool) 
     assert len(stages) == 2
     lost = sum(world.fee_of(tx) for tx in (success, timeout))
     assert world.alice.income() == all_of_it(world, copy, world.alice) - lost
+
+
+def stage_of_the_cheat(world: World) -> tuple[Copy, Transaction]:
+    """HTLC-success of the cheat stands in the newest block, and alice knows its output."""
+    copy, there, _ = cheat(world)
+    world.bob.offline = True
+    world.chain.submit(copy.tx)
+    world.alice.offline = True
+    world.mine()
+    success = copy.htlc_transaction(0, offered=False, preimage=world.preimages[there])
+    world.chain.generate_block([success])
+    world.mined.add(success.txid)
+    world.alice.offline = False
+    world.alice.look()
+    (stage,) = [o for o in world.alice.state.outputs if o.role is Role.REVOKED_SECOND_STAGE]
+    assert stage.txid == success.txid
+    return copy, success
+
+
+def knows_no_stage(world: World) -> None:
+    state = world.alice.state
+    known = {output.at for output in state.outputs}
+    assert not [o for o in state.outputs if o.role is Role.REVOKED_SECOND_STAGE]
+    assert all(known.issuperset(claim.outputs) for claim in state.claims)
+
+
+def test_a_second_stage_that_left_the_chain_holds_no_penalty_up(world: World) -> None:
+    """One penalty for many outputs is no transaction if one of them is gone. checklist 50, 51"""
+    copy, _ = stage_of_the_cheat(world)
+    world.tolerated = ("insufficient fee", "non-BIP68-final", "bad-txns-inputs-missingorspent")
+    fork = world.chain.height - 1
+    world.chain.reorg(1, transactions=[])
+    world.alice.lost(fork)
+    knows_no_stage(world)
+    world.chain.mempool.entries.clear()  # the miner was a friend, and is alone
+    world.chain.mempool._spenders.clear()
+    world.alice.look()
+    world.mine_until_done(world.alice)
+    assert world.alice.income() == all_of_it(world, copy, world.alice)
+
+
+def test_a_spend_in_the_place_of_another_takes_its_second_stage_away(world: World) -> None:
+    """The reorganisation came while we were off: nobody told that the first one was lost. checklist 50, 51"""
+    _, success = stage_of_the_cheat(world)
+    at = success.inputs[0].outpoint
+    other = Transaction(success.version, success.inputs, (TxOut(Sat(1000), b"\x51"),), 7)
+    height = BlockHeight(world.chain.height)
+    world.alice.do(OutputSpent(at.txid, at.index, other.serialize(), height))
+    knows_no_stage(world)
 
 
 def test_the_first_commitment_can_be_punished_as_well(world: World) -> None:

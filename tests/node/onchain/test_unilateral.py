@@ -5,9 +5,12 @@ Alice opened. Each test has both views at once: what is *ours* for one end is *t
 
 import pytest
 
+from node.channel.events import Offer
+from node.channel.state import OfferWant
 from node.onchain.state import Kind
-from protocol.amounts import FeeratePerKw
+from protocol.amounts import FeeratePerKw, Msat
 from protocol.bolt3.fees import commit_fee
+from tests.node.channel.pair import invoice, onion_for
 from tests.node.onchain.world import CAPACITY, COIN, COINS, PUSH, Watcher, World
 
 BIG = 200_000_000
@@ -77,3 +80,21 @@ def test_every_htlc_of_a_close_ends_as_it_must(world: World, publisher: str, cra
         gave = 2 * BIG + DUST + (2000 if payer is alice else 4000)
         assert has(world, watcher) == due(world, watcher, gave=gave, won=won, untrimmed=4)
         assert not watcher.refused
+
+
+@pytest.mark.parametrize("publisher", ["alice", "bob"])
+def test_parts_that_differ_in_nothing_but_their_id_have_an_output_each(world: World, publisher: str) -> None:
+    """Taken for one, the other output would be left to the peer. checklist 43"""
+    alice, bob = world.pair.ends
+    made = invoice(bob, 2 * BIG)
+    onion = onion_for(bob, made, BIG, EXPIRY)
+    wants = [OfferWant(Msat(BIG), made.payment_hash, EXPIRY, onion, f"part {n}") for n in range(2)]
+    alice.do(*[Offer(want) for want in wants])
+    world.pair.quiet()
+    world.force_close(getattr(world.pair, publisher))
+    world.mine_until_done(world.alice)
+    assert {key: outcome.paid for key, outcome in world.alice.outcomes.items()} == {
+        (True, 0): False,
+        (True, 1): False,
+    }
+    assert has(world, world.alice) == due(world, world.alice, gave=2 * BIG, won=2 * BIG, untrimmed=2)

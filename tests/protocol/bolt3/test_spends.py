@@ -142,7 +142,7 @@ def test_second_stages_spend_the_htlc_outputs(view: Scene, number: int) -> None:
 
 
 def test_second_stages_with_anchors_wait_a_block_even_when_signed_otherwise() -> None:
-    """The delay is in the script: two signatures over a transaction without it do not help."""
+    """The delay is in the script: two signatures over a transaction without it do not help. checklist 47"""
     view = scene(True)
     for output in view.commitment.htlcs:
         tx = view.commitment.second_stage.transaction(output)
@@ -165,6 +165,7 @@ def assert_second_stage(view: Scene, tx: Transaction, output: HtlcOutput, *, acc
 
 
 def test_inputs_may_be_added_to_a_second_stage_with_anchors_but_its_output_may_not_change() -> None:
+    """checklist 47"""
     view = scene(True)
     output = view.htlc(offered=True)
     tx = view.commitment.second_stage.transaction(output)
@@ -276,6 +277,7 @@ ALL_SWEEPS = [
 
 @pytest.mark.parametrize(("view", "name"), ALL_SWEEPS)
 def test_a_sweep_spends_its_output_and_only_as_it_is(view: Scene, name: str) -> None:
+    """checklist 47, 49, 50"""
     spent, secret = sweeps_of(view)[name]
     assert spent.script_pubkey in {o.script_pubkey for o in view.commitment.tx.outputs}
     tx, output = swept(spent, secret)
@@ -288,7 +290,7 @@ def test_a_sweep_spends_its_output_and_only_as_it_is(view: Scene, name: str) -> 
 
 @pytest.mark.parametrize(("view", "name"), ALL_SWEEPS)
 def test_a_sweep_signed_too_early_is_refused(view: Scene, name: str) -> None:
-    """Signed anew each time, so that it is the lock and not the signature that refuses."""
+    """Signed anew each time, so that it is the lock and not the signature that refuses. checklist 47, 49"""
     spent, secret = sweeps_of(view)[name]
     early = []
     if spent.sequence != sweep.REPLACEABLE:
@@ -308,6 +310,7 @@ def test_a_sweep_signed_too_early_is_refused(view: Scene, name: str) -> None:
 
 @pytest.mark.parametrize(("view", "name"), ALL_SWEEPS)
 def test_no_other_key_signs_a_sweep(view: Scene, name: str) -> None:
+    """checklist 49, 50"""
     spent, secret = sweeps_of(view)[name]
     if secret is None:
         assert not spent.needs_signature

@@ -48,6 +48,7 @@ def test_every_kind_of_sweep_is_in_the_table_above() -> None:
 
 
 def test_penalty_inputs_weigh_what_bolt_5_says() -> None:
+    """checklist 50"""
     offered = sweep.htlc_revoked(outpoint(0), Sat(1), OFFERED, KEYS.revocationpubkey)
     received = sweep.htlc_revoked(outpoint(0), Sat(1), RECEIVED, KEYS.revocationpubkey)
     assert offered.weight == INPUT_WEIGHT + 243
@@ -77,6 +78,7 @@ def test_a_sweep_pays_its_inputs_less_the_fee_and_its_weight_is_not_underestimat
 
 
 def test_sequences_and_locktime_are_those_that_the_scripts_demand() -> None:
+    """checklist 49"""
     built = build_sweep(ALL_KINDS, DESTINATION, FeeratePerKw(253))
     replaceable = 0xFFFFFFFD
     assert built.tx.version == 2
@@ -98,6 +100,7 @@ def test_sequences_and_locktime_are_those_that_the_scripts_demand() -> None:
 
 
 def test_htlcs_of_an_anchors_commitment_wait_a_block() -> None:
+    """checklist 47"""
     claim = sweep.htlc_with_preimage(outpoint(0), Sat(9_000), OFFERED, bytes(32), anchors=True)
     timeout = sweep.htlc_after_timeout(outpoint(0), Sat(9_000), RECEIVED, 800_000, anchors=True)
     assert (claim.sequence, timeout.sequence) == (1, 1)
