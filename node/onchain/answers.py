@@ -16,8 +16,8 @@ NO_STAGE = "sweep-number"
 """The signer's word for a second stage of a commitment whose state it lost."""
 NOT_GIVEN = "release-"
 """So begin the signer's words for a preimage of our own invoice that it does not give for an HTLC."""
-IN_THE_WAY = ("fee", "replacement", "conflict", "spends-conflicting")
-"""In a mempool's refusal: another transaction spends the same, or pays more than we do."""
+IN_THE_WAY = ("fee", "replacement", "conflict", "spends-conflicting", "tx-size")
+"""In a mempool's refusal: another transaction spends the same, or pays more than we do; or ours is too large."""
 GONE = ("missing", "orphan")
 """In a mempool's refusal (bitcoind's, btcd's): an input is spent by a block, or its transaction is not known."""
 

@@ -108,6 +108,13 @@ def test_a_pinned_output_does_not_hold_up_the_others(patient: World) -> None:
     assert world.alice.income() == all_of_it(world, copy, world.alice)
 
 
+def test_a_batch_that_is_too_large_for_a_mempool_parts_at_once(patient: World) -> None:
+    """checklist 50: 966 HTLCs of a revoked commitment come close to the largest transaction that is relayed."""
+    patient.words_for = {"insufficient fee": "tx-size"}
+    published(patient, 2000)
+    assert len([c for c in patient.alice.state.claims if len(c.outputs) == 1]) >= 3
+
+
 def test_a_pin_that_costs_less_than_the_ceiling_is_replaced(patient: World) -> None:
     """checklist 50, 52: rule 3 asks for more than the pin's family paid; the claim rises to that and no further."""
     world = patient
