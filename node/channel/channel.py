@@ -21,15 +21,20 @@ from node.channel.events import (
     Effect,
     Env,
     Event,
+    ForceCloseWanted,
     FromPeer,
+    Fulfil,
+    FundingSpent,
     Later,
     OnionsPeeled,
     Peel,
     Publish,
     Resolve,
+    ResolvedOnChain,
     Save,
     Say,
     Send,
+    SettledOnChain,
     SignerAnswered,
     SignerAsked,
     Step,
@@ -45,6 +50,17 @@ from protocol.wire.bolt1 import Error, Warning, printable
 
 log = structlog.get_logger()
 MIN_RETRY_SECONDS = 0.5
+HEARD_ALONE = (
+    Disconnected,
+    Fulfil,
+    SignerAnswered,
+    SignerAsked,
+    FundingSpent,
+    SettledOnChain,
+    ResolvedOnChain,
+    ForceCloseWanted,
+)
+"""What a channel still hears after a bug."""
 SAID = "said "
 """Begins an entry of the journal with words of the peer's."""
 MAX_WORDS = 300
@@ -115,6 +131,7 @@ class Channel:
         """The one that the state knows of. The service may have heard of a newer one already."""
         self.halted: str = ""
         """Why this channel stopped working in this process: a bug, or storage that failed."""
+        self._storage_failed = False
 
     @property
     def channel_id(self) -> bytes:
@@ -135,9 +152,12 @@ class Channel:
 
     def turn(self, env: Env) -> None:
         """Steps all that gathered. A bug stops this channel, keeps its state, and lets the others go on."""
-        if not self._events or self.halted:
+        if not self._events or self._storage_failed:
             return
         events, self._events = self._events, []
+        if self.halted:
+            self._go_on_alone(events, env)
+            return
         try:
             for group in _by_connection(events):
                 self._apply(group, env)
@@ -146,6 +166,21 @@ class Channel:
         except Exception as error:
             self.halted = f"bug: {error!r}"
             log.error("bug", channel=self.channel_id.hex(), error=repr(error), exc_info=True)
+            self._go_on_alone([Disconnected()], env)
+
+    def _go_on_alone(self, events: list[Event], env: Env) -> None:
+        """After a bug. The peer is not heard any more, since it may have brought the bug about; but what the chain says
+        and what is due there goes on, or a bug would be a way to let deadlines pass and to cheat unpunished. The
+        chain says it again at each block, so an event that brings the bug back is left out."""
+        for event in events:
+            if not isinstance(event, HEARD_ALONE):
+                continue
+            try:
+                self._apply([event], env)
+            except CommandRefused as refusal:
+                log.warning("channel_refused", channel=self.channel_id.hex(), sentence=refusal.sentence)
+            except Exception as error:
+                log.error("bug", channel=self.channel_id.hex(), error=repr(error), exc_info=True)
 
     def _apply(self, events: list[Event], env: Env) -> None:
         if isinstance(events[0], Connected | Disconnected):
@@ -249,7 +284,7 @@ class Channel:
     def _saved(self, future: asyncio.Future[None]) -> None:
         """Releases the effects that waited for this save, and those that wait behind them."""
         if not future.cancelled() and (error := future.exception()) is not None:
-            self.halted = str(error)
+            self.halted, self._storage_failed = str(error), True
             self._behind.clear()
             return
         while self._behind:

@@ -15,15 +15,20 @@ from node.channel.events import (
     Connected,
     Drop,
     Env,
+    Event,
+    ForceCloseWanted,
     FromPeer,
     Later,
     QuietTooLong,
+    ResolvedOnChain,
     Say,
     Send,
     SignerIsAhead,
+    Step,
 )
 from node.channel.service import ChannelService
-from node.channel.state import State
+from node.channel.state import Closing, Offline, State
+from node.channel.step import steps
 from protocol.bolt9 import OUR_INIT, FeatureSet
 from protocol.bus.messages import signer as sign
 from protocol.wire.bolt2_close import Shutdown
@@ -147,3 +152,43 @@ async def test_a_later_save_that_is_done_first_waits_its_turn(tmp_path: Path) ->
     first.set_result(None)
     channel._saved(first)
     assert disk.left == [Drop, Say]
+
+
+async def test_a_bug_that_a_peer_brings_about_does_not_make_us_blind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """STYLE 6: the channel stops and its state is kept. But a peer that found such a message could let our deadlines
+    pass, or publish what it has revoked: what the chain says and what is due goes on."""
+    state, _ = await asyncio.to_thread(opened, tmp_path)
+
+    class Disk(SlowDisk):
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked: list[Any] = []
+
+        def ask(self, request: sign.ChannelRequest, _answered: object) -> None:
+            self.asked += request.operations
+
+    def buggy(before: State, events: list[Event], env: Env) -> Step:
+        if any(isinstance(event, FromPeer | ResolvedOnChain) for event in events):
+            raise KeyError("a bug")
+        return steps(before, events, env)
+
+    monkeypatch.setattr("node.channel.channel.steps", buggy)
+    disk = Disk()
+    channel = Channel(1, state, disk)  # type: ignore[arg-type]
+    message = FromPeer(Shutdown(channel.channel_id, b"\x51"))
+    channel.put(message)
+    channel.turn(Env())
+    assert "a bug" in channel.halted
+    assert isinstance(channel.state.volatile.link, Offline)
+    for deaf in (message, Connected(7), CloseWanted()):
+        channel.put(deaf)
+        channel.turn(Env())
+    assert (disk.saves, disk.left, disk.asked) == ([], [], [])
+    channel.put(ResolvedOnChain())  # the bug again: left out, and what comes with it is not
+    channel.put(ForceCloseWanted("the HTLC is due"))
+    channel.turn(Env())
+    assert isinstance(channel.state.committed.phase, Closing)
+    assert len(disk.saves) == 1
+    assert isinstance(disk.asked[0], sign.SignHolderCommitment)
