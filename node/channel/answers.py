@@ -4,7 +4,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from node.channel import closing, dance, onchain, simple_close, updates
+from node.channel import closing, dance, legacy_close, onchain, simple_close, updates
 from node.channel.events import Save
 from node.channel.state import (
     Closing,
@@ -134,7 +134,7 @@ def _note(turn: Turn, result: Result) -> None:
             if turn.v.close_asked is not None:
                 simple_close.our_signature(turn, turn.v.close_asked, signature)
             else:
-                closing.our_signature(turn, signature)
+                legacy_close.our_signature(turn, signature)
         case HtlcIsBuried():
             onchain.buried(turn)
         case HolderCommitmentSigned(number=number, transaction=transaction):

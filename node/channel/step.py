@@ -14,6 +14,7 @@ from node.channel import (
     answers,
     closing,
     dance,
+    legacy_close,
     lockin,
     onchain,
     quiescence,
@@ -288,7 +289,7 @@ def _ask_signer_again(turn: Turn) -> None:
         reestablish.ask_about(turn, claim)
     elif (fee := turn.v.closing_fee) is not None:
         without_theirs = turn.v.negotiation is not None and turn.v.negotiation.without_theirs
-        closing.ask_to_close(turn, fee, without_theirs=without_theirs)
+        legacy_close.ask_to_close(turn, fee, without_theirs=without_theirs)
     elif (close := turn.v.close_asked) is not None:
         simple_close.ask(turn, close)
     else:

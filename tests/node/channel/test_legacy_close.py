@@ -5,12 +5,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from node.channel.closing import FEERATE_FLOOR
 from node.channel.content import commitment_params
 from node.channel.events import CloseWanted, FromPeer
 from node.channel.state import Normal, Offline, ShuttingDown
 from protocol import curve
-from protocol.amounts import FeeratePerKw, Sat, floor_sat
+from protocol.amounts import FEERATE_FLOOR, FeeratePerKw, Sat, floor_sat
 from protocol.bitcoin.transaction import Transaction
 from protocol.bolt3 import closing
 from protocol.bolt3.commitment import Side
