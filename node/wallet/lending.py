@@ -135,7 +135,7 @@ class Lending(Service):
             state = LENT
         elif plan is not None and plan.signed is not None:
             state, previous = FUNDING, plan.signed
-        elif coin.height is None:
+        elif coin.height is None or self._ledger.is_reading:
             state = UNCONFIRMED
         else:
             try:

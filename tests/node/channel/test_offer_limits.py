@@ -232,6 +232,18 @@ def test_nothing_is_offered_that_the_other_side_could_not_pay_the_fee_for(tmp_pa
     mirrored(pair)
 
 
+def test_what_the_opener_has_on_its_way_pays_no_fee(tmp_path: Path) -> None:
+    """BOLT 2, Adding an HTLC: it may end as ours, and the fee is due before. checklist 19"""
+    pair = opened(tmp_path, push=600_000_000, feerate=1000, anchors=False)
+    offer(pair, pair.alice, spendable(pair.alice))
+    pair.quiet()
+    offer_all(pair, pair.bob, *[1_000_000] * 40)
+    pair.quiet()
+    assert pair.bob.said.refused
+    assert lowest(pair, "alice") >= to_msat(Sat(RESERVE))
+    mirrored(pair)
+
+
 def test_a_feerate_and_offers_in_the_same_turn_are_paid_together(tmp_path: Path) -> None:
     """The feerate is proposed first; what may be offered beside it is judged at the new one."""
     pair = opened(tmp_path, anchors=True, feerate=1000)

@@ -18,8 +18,10 @@ from node.channel.events import (
     Event,
     ForceCloseWanted,
     FromPeer,
+    FundingSpent,
     Later,
     QuietTooLong,
+    Resolve,
     ResolvedOnChain,
     Say,
     Send,
@@ -29,6 +31,8 @@ from node.channel.events import (
 from node.channel.service import ChannelService
 from node.channel.state import Closing, Offline, State
 from node.channel.step import steps
+from protocol.amounts import BlockHeight, Sat
+from protocol.bitcoin.transaction import OutPoint, Transaction, TxIn, TxOut
 from protocol.bolt9 import OUR_INIT, FeatureSet
 from protocol.bus.messages import signer as sign
 from protocol.wire.bolt2_close import Shutdown
@@ -154,8 +158,16 @@ async def test_a_later_save_that_is_done_first_waits_its_turn(tmp_path: Path) ->
     assert disk.left == [Drop, Say]
 
 
+SPENT = Transaction(2, (TxIn(OutPoint(b"\x05" * 32, 0)),), (TxOut(Sat(1), b"\x51"),)).serialize()
+
+
+@pytest.mark.parametrize(
+    "due",
+    [ForceCloseWanted("the HTLC is due"), FundingSpent(SPENT, BlockHeight(120), 1)],
+    ids=["due", "cheat"],
+)
 async def test_a_bug_that_a_peer_brings_about_does_not_make_us_blind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, due: Event
 ) -> None:
     """STYLE 6: the channel stops and its state is kept. But a peer that found such a message could let our deadlines
     pass, or publish what it has revoked: what the chain says and what is due goes on."""
@@ -187,8 +199,13 @@ async def test_a_bug_that_a_peer_brings_about_does_not_make_us_blind(
         channel.turn(Env())
     assert (disk.saves, disk.left, disk.asked) == ([], [], [])
     channel.put(ResolvedOnChain())  # the bug again: left out, and what comes with it is not
-    channel.put(ForceCloseWanted("the HTLC is due"))
+    channel.put(due)
     channel.turn(Env())
     assert isinstance(channel.state.committed.phase, Closing)
     assert len(disk.saves) == 1
-    assert isinstance(disk.asked[0], sign.SignHolderCommitment)
+    if isinstance(due, FundingSpent):  # the resolution of the cheat's commitment begins
+        disk.saves[0].set_result(None)
+        await asyncio.sleep(0)
+        assert Resolve in disk.left
+    else:
+        assert isinstance(disk.asked[0], sign.SignHolderCommitment)

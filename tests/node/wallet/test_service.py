@@ -389,6 +389,17 @@ async def test_until_old_blocks_are_read_no_coin_is_confirmed_and_none_is_spent(
     await world.plan("two", 1_000)
 
 
+async def test_until_old_blocks_are_read_no_coin_is_in_the_fee_reserve(world: "World"):
+    """The signer opens channels on the strength of these coins: one that is gone would raise no fee."""
+    world.chain.fund(world.wallet._reserve_script(), Sat(40_000))
+    await world.mine()
+    listed: wallet.ReserveCoins = await world.ask(wallet.ListReserve())
+    assert [coin.state for coin in listed.coins] == ["confirmed"]
+    world.wallet._ledger.scanned = -1  # as while the first scan of an old seed lasts
+    listed = await world.ask(wallet.ListReserve())
+    assert [coin.state for coin in listed.coins] == ["unconfirmed"]
+
+
 async def test_coin_that_its_block_does_not_hold_any_more_is_unconfirmed_after_a_restart(world: "World"):
     """A reorganisation of which the wallet never heard, since it ran apart from the chain service."""
     await world.fund(50_000)
