@@ -410,6 +410,11 @@ def open_channel(pair: Pair, **options: object) -> None:
     pair.quiet()
 
 
+def question(end: End) -> tuple[sign.Operation, ...]:
+    """The last one that went to its signer."""
+    return end.asks[-1].operations
+
+
 def invoice(end: End, amount_msat: int | None) -> sign.InvoiceMade:
     made = end.call(
         sign.MakeInvoice(os.urandom(32), 1_700_000_000, amount_msat, "test", None, 3600, 18)  # type: ignore[arg-type]
