@@ -19,7 +19,7 @@ from signer.books import Books
 from signer.keys import CHANGE, COLD, RECEIVE, RESERVE, NodeKeys
 from signer.policy import psbt as rules
 from signer.policy import reserve as reserve_rules
-from signer.policy.closing import largest_fee
+from signer.policy.onchain import fee_limit
 from signer.reserve import Reserve
 
 _PREVIOUS = bytes((fmt.IN_NON_WITNESS_UTXO,))
@@ -80,7 +80,7 @@ def _to_reserve(keys: NodeKeys, books: Books, psbt: Psbt, *, all_ours: bool, tot
             returned += output.value
         lawful = lawful and (named or books.is_cold(output.script_pubkey))
     fee = total - sum(output.value for output in psbt.tx.outputs)
-    reserve_rules.reserve_spent(lawful, fee, largest_fee(Sat(total)))
+    reserve_rules.reserve_spent(lawful, fee, fee_limit(Sat(total), 1, penalty=False))
     return returned
 
 

@@ -6,15 +6,10 @@ from collections.abc import Collection
 from protocol.amounts import Sat, floor_sat
 from protocol.bolt3.commitment import Side
 from protocol.bolt3.content import MAX_COMMITMENT_NUMBER
-from protocol.bus.messages.signer import MAX_CLOSING_FEE, MAX_CLOSING_FEE_SHARE
 from signer.channel_state import ChannelState, HtlcKey, Version, key_of
 from signer.policy.backup import STALE
-from signer.policy.onchain import onchain_fee
+from signer.policy.onchain import fee_limit, onchain_fee
 from signer.refusal import Denied
-
-
-def largest_fee(moved: Sat) -> Sat:
-    return Sat(min(MAX_CLOSING_FEE, moved // MAX_CLOSING_FEE_SHARE))
 
 
 def close_without_htlcs(state: ChannelState, passed_on: Collection[HtlcKey]) -> None:
@@ -75,7 +70,7 @@ def close_amounts(state: ChannelState, capacity: Sat, to_holder: Sat, to_counter
 
 def close_fee(fee: Sat, moved: Sat) -> None:
     """`close-fee` of a mutual close."""
-    onchain_fee(fee, largest_fee(moved))
+    onchain_fee(fee, fee_limit(moved, 1, penalty=False))
 
 
 def close_output(paid: bool, amount: Sat, limit: Sat) -> None:

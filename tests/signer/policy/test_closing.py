@@ -9,9 +9,9 @@ from protocol.bitcoin.transaction import Transaction
 from protocol.bolt3 import closing, funding, scripts
 from protocol.bolt3.commitment import OutputKind, Side, build
 from protocol.bus.messages import signer as contract
+from protocol.bus.messages.signer import MAX_CLOSING_FEE
 from protocol.curve import from_der, verify_ecdsa
 from protocol.hashes import sha256
-from signer.policy.closing import MAX_CLOSING_FEE
 from signer.service import SignerService
 from tests.signer.support import CAPACITY, PREIMAGE, World, htlc
 

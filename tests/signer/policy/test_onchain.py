@@ -10,9 +10,9 @@ from protocol.bitcoin.sighash import SIGHASH_ALL, segwit_v0
 from protocol.bitcoin.transaction import Transaction
 from protocol.bolt3.commitment import Commitment, CommitmentHtlc, HtlcOutput, OutputKind, Side, build
 from protocol.bus.messages import signer as contract
+from protocol.bus.messages.signer import MAX_CLOSING_FEE
 from protocol.curve import from_der, verify_ecdsa
 from protocol.hashes import sha256
-from signer.policy.closing import MAX_CLOSING_FEE
 from signer.service import SignerService
 from tests.signer.support import HASH, PREIMAGE, World, htlc
 
