@@ -27,8 +27,12 @@ def backend_of(config: Config, directory: Path) -> ChainBackend:
 
 
 def fee_sources_of(config: Config, directory: Path) -> list[FeeSource]:
-    network = config.network_parameters
-    return [Electrum(_place(one, directory / PINS), network=network) for one in config.fee_sources]
+    found: list[FeeSource] = []
+    for one in config.fee_sources:
+        source = Electrum(_place(one, directory / PINS), network=config.network_parameters)
+        source.name = one.url  # there may be several, and one that is left out is named in the log
+        found.append(source)
+    return found
 
 
 def _bitcoind(config: BitcoindConfig, network: Network) -> Bitcoind:
