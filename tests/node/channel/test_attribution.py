@@ -10,7 +10,6 @@ from msgspec.structs import replace
 from node.channel.events import Fail, Fulfil, Offer
 from node.channel.state import OfferWant, State
 from protocol.amounts import Msat
-from protocol.bolt4 import failure as failures
 from protocol.bolt4 import sphinx
 from protocol.bolt4.attribution import SIZE, Told, read
 from protocol.bolt4.failure_onion import unwrap
@@ -25,9 +24,8 @@ from protocol.wire.bolt2_update import (
 from protocol.wire.message import Message, decode, encode
 from tests.node.channel.pair import End, Pair, invoice, onion_for, open_channel
 from tests.node.channel.passing import IN_EXPIRY, OUT_EXPIRY, Row, onion_over
+from tests.node.channel.test_passing_on import AMOUNT, FEE, REASON, opened, quiet
 
-REASON = failures.encode(failures.TemporaryNodeFailure())
-AMOUNT, FEE = 5_000_000, 2_000
 CAROLS = 2
 """What Carol says that she held it; Bob says `Row.held`."""
 Removal = UpdateFulfillHtlc | UpdateFailHtlc
@@ -35,10 +33,7 @@ Removal = UpdateFulfillHtlc | UpdateFailHtlc
 
 @pytest.fixture
 def row(tmp_path: Path) -> Row:
-    made = Row(tmp_path)
-    for pair in made.pairs:
-        open_channel(pair, push=400_000_000, funding=1_000_000)
-    return made
+    return opened(tmp_path)
 
 
 @pytest.fixture
@@ -46,13 +41,6 @@ def pair(tmp_path: Path) -> Pair:
     made = Pair(tmp_path)
     open_channel(made)
     return made
-
-
-def quiet(row: Row) -> None:
-    for _ in range(10):
-        for pair in row.pairs:
-            pair.quiet()
-        row.forward()
 
 
 def pay(row: Row, *, readable: bool = True) -> sphinx.Onion:

@@ -20,12 +20,16 @@ REASON = failures.encode(failures.TemporaryNodeFailure())
 AMOUNT, FEE = 5_000_000, 2_000
 
 
-@pytest.fixture
-def row(tmp_path: Path) -> Row:
-    made = Row(tmp_path)
+def opened(folder: Path) -> Row:
+    made = Row(folder)
     for pair in made.pairs:
         open_channel(pair, push=400_000_000, funding=1_000_000)
     return made
+
+
+@pytest.fixture
+def row(tmp_path: Path) -> Row:
+    return opened(tmp_path)
 
 
 def quiet(row: Row, *pairs: int) -> None:
