@@ -180,14 +180,17 @@ def _outcome(node: Node, invoice: dict[str, Any]) -> str | None:
 def close(story: Story, stack: Stack) -> None:
     alice, bob = stack.nodes["alice"], stack.nodes["bob"]
     (channel,) = alice.channels()
+    funding = f"{channel['funding_txid']}:{channel['funding_outnum']}"
     closed = alice.call("close", channel["channel_id"])
-    story.say(f"alice and bob closed the channel together ({closed['type']}): txid {closed['txid']}")
     stack.chain.mine(1)
     stack.settled_at(stack.chain.height)
+    # option_simple_close: each side offers a close that it pays for itself, and either may confirm.
+    closing = stack.chain.spender(funding, in_blocks=True)
+    story.say(f"alice and bob closed the channel together ({closed['type']}): txid {closing}")
 
     def swept() -> bool:
         return all(
-            any(output["txid"] == closed["txid"] and output["status"] == "confirmed" for output in outputs)
+            any(output["txid"] == closing and output["status"] == "confirmed" for output in outputs)
             for outputs in (node.call("listfunds")["outputs"] for node in (alice, bob))
         )
 

@@ -209,6 +209,13 @@ class Chain:
     def fund(self, address: str, sat: int) -> None:
         self.call("fund", address, sat)
 
+    def spender(self, outpoint: str, *, in_blocks: bool = False) -> str | None:
+        """The transaction that spends `txid:index` in the mempool; with `in_blocks` in a block too."""
+        txid, _, index = outpoint.partition(":")
+        (found,) = self.call("gettxspendingprevout", [{"txid": txid, "vout": int(index)}], not in_blocks)
+        spender: str | None = found.get("spendingtxid")
+        return spender
+
     def stop(self) -> None:
         self.program.stop()
 

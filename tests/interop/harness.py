@@ -224,17 +224,21 @@ class World:
             assert closed["type"] == "mutual"
         else:
             self.peer.close_channel(funding)
-        txid = self.until("the closing transaction in the mempool", lambda: self.spender(funding))
-        tx: dict[str, Any] = self.chain.call("getrawtransaction", txid, True)
+        self.until("the closing transaction in the mempool", lambda: self.spender(funding))
         self.mine(1)
         self.until("both to be done with the channel", lambda: self._is_closed(funding))
-        return tx
+        return self.closing(funding)
 
     def spender(self, funding: str) -> str | None:
-        txid, _, index = funding.partition(":")
-        (found,) = self.chain.call("gettxspendingprevout", [{"txid": txid, "vout": int(index)}])
-        spender: str | None = found.get("spendingtxid")
-        return spender
+        return self.chain.spender(funding)
+
+    def closing(self, funding: str) -> dict[str, Any]:
+        """The transaction of a block that spends the funding, as getrawtransaction shows it: of two offers in a
+        simple close either may be the one."""
+        tx: dict[str, Any] = self.chain.call(
+            "getrawtransaction", self.chain.spender(funding, in_blocks=True), True
+        )
+        return tx
 
     def bury(self, what: str, done: Callable[[], bool], *, blocks: int, step: int = 1) -> None:
         """Mines until something has come about, at most so many blocks."""

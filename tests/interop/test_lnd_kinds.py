@@ -62,7 +62,8 @@ class TestSimpleClose:
         if closer == "theirs":
             lnd.close_channel(funding, sat_per_vbyte=30)
             world.until("a dearer one in its place", lambda: world.spender(funding) != first)
-        tx = world.chain.call("getrawtransaction", world.spender(funding), True)
+        world.mine(1)
+        tx = world.closing(funding)
         values = {out["scriptPubKey"]["hex"]: round(out["value"] * 100_000_000) for out in tx["vout"]}
         fee = lnd.channel_sat - sum(values.values())
         mine = values.pop(row["close_to"])
@@ -70,6 +71,5 @@ class TestSimpleClose:
         assert all(put["sequence"] == 0xFFFFFFFD for put in tx["vin"]), "BIP 125"
         if closer == "theirs":
             assert (mine, fee > 3_000) == (ours, True)
-        world.mine(1)
         world.until("our money to be ours on chain", lambda: world.has_output(tx["txid"], mine))
         world.bury("both to be done", lambda: world.resolved(funding), blocks=30)
