@@ -3,7 +3,7 @@
 from protocol.amounts import Msat
 from protocol.bitcoin.transaction import OutPoint
 from protocol.bolt3 import shachain
-from protocol.bolt3.commitment import CommitmentParams, SideParams
+from protocol.bolt3.commitment import CommitmentParams, Side, SideParams, prepare
 from protocol.bolt3.keys import derive_secret, per_commitment_point
 from protocol.bus.messages.signer import SetupChannel
 from signer.channel_state import ChannelState
@@ -56,6 +56,18 @@ class Channel:
                 self._points.clear()
             point = self._points[number] = per_commitment_point(self.secret(number))
         return point
+
+    def prepare(self) -> None:
+        """Derives the keys of the next commitment of each side, so that they are at hand when it is asked for."""
+        params, state = self.params, self.state
+        if params is None or state is None or state.frozen:
+            return
+        ours = state.holder_validated + 1
+        prepare(params, Side.HOLDER, self.point(ours))
+        self.point(ours + 1)  # goes out when the one before `ours` is revoked
+        theirs = state.points.get(state.counterparty_signed + 1)
+        if theirs is not None:
+            prepare(params, Side.COUNTERPARTY, theirs)
 
     def htlc_secret(self, point: bytes) -> bytes:
         return derive_secret(self.secrets.htlc.reveal(), self.secrets.public.htlc_basepoint, point)

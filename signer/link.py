@@ -1,8 +1,9 @@
 """The link to the node: ZeroMQ ROUTER with CURVE and an allowlist of client keys (ZeroMQ RFC 23, 26, 27).
 
-One thread. A turn takes every request that waits, judges them, commits once and answers all; what writes nothing
-(handshakes, onions) is answered before the commit. CURVE alone lets any client key in, so this loop is also the ZAP
-handler that libzmq asks about each handshake.
+One thread. A turn takes every request that waits, judges them, commits once and answers all; handshakes, which write
+nothing, are answered before the commit, and onions after it: they are wanted only when their HTLCs are committed to,
+which takes the peer another round. While nothing waits the keys of coming commitments are derived. CURVE alone lets
+any client key in, so this loop is also the ZAP handler that libzmq asks about each handshake.
 """
 
 import logging
@@ -86,7 +87,9 @@ class Link:
         """Until something can be read from `stop_descriptor`. The turn that runs is always finished."""
         self._poller.register(stop_descriptor, zmq.POLLIN)
         while True:
-            ready = dict(self._poller.poll())
+            ready = dict(self._poller.poll(0 if self._service.can_prepare else None))
+            if not ready:
+                self._service.prepare()
             if self._zap in ready:
                 self._admit()
             if self._socket in ready:
@@ -120,6 +123,7 @@ class Link:
         received = time.monotonic()
         quick: list[tuple[bytes, contract.SignerCall]] = []
         durable: list[tuple[bytes, contract.SignerCall]] = []
+        onions: list[tuple[bytes, contract.SignerCall]] = []
         for _ in range(TURN_LIMIT):
             try:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK)
@@ -130,9 +134,13 @@ class Link:
             except UNREADABLE as error:
                 self._unreadable(frames, error)
                 continue
-            (quick if isinstance(call.request, QUICK) else durable).append((frames[0], call))
-        self._answer(quick, received)
-        self._answer(durable, received)
+            match call.request:
+                case contract.PeelOnions():
+                    onions.append((frames[0], call))
+                case request:
+                    (quick if isinstance(request, QUICK) else durable).append((frames[0], call))
+        for waiting in (quick, durable, onions):
+            self._answer(waiting, received)
 
     def _unreadable(self, frames: list[bytes], error: Exception) -> None:
         """Whoever is paired and sends this runs another version, or has a bug; it shall not wait for an answer."""

@@ -38,7 +38,7 @@ from signer.sweeps import sign_sweep
 _REVOKING = (contract.RevokeHolder, contract.AcceptRevocation)
 DATABASE = "signer.sqlite"
 _log = logging.getLogger("signer")
-QUICK = (contract.StaticKeyStep, contract.PeelOnions, contract.SignMessage)
+QUICK = (contract.StaticKeyStep, contract.SignMessage)
 """Requests that write nothing, so they are answered before the commit of their turn."""
 
 
@@ -87,6 +87,7 @@ class SignerService:
             parts=self._parts,
         )
         self._touched: dict[bytes, Channel] = {}
+        self._moved: dict[bytes, Channel] = {}
 
     def close(self) -> None:
         self.storage.close()
@@ -303,6 +304,15 @@ class SignerService:
         self.storage.commit()
         for channel in touched.values():
             channel.durable = channel.state
+        self._moved.update(touched)
+
+    @property
+    def can_prepare(self) -> bool:
+        return bool(self._moved)
+
+    def prepare(self) -> None:
+        """For one channel that has moved: what its next commitments need. It is for when nobody waits."""
+        self._moved.popitem()[1].prepare()
 
 
 def _place(error: BaseException) -> str:

@@ -175,7 +175,7 @@ class Wire:
         self.sent.append(contract.decode_reply(frames[1]).id)
 
 
-def test_handshakes_and_onions_are_answered_before_the_commit(
+def test_handshakes_are_answered_before_the_commit_and_onions_after_it(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link = Link.__new__(Link)
@@ -199,8 +199,8 @@ def test_handshakes_and_onions_are_answered_before_the_commit(
 
     monkeypatch.setattr(Storage, "commit", commit)
     link._turn()
-    assert sent_at_commit == [[2, 3]]
-    assert wire.sent == [2, 3, 1]
+    assert sent_at_commit == [[2]]
+    assert wire.sent == [2, 1, 3]
 
 
 # The program.
