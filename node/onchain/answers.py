@@ -2,8 +2,8 @@
 
 from msgspec.structs import replace
 
-from node.onchain import planning
-from node.onchain.budget import PENALTIES, STAGED
+from node.onchain import claims, planning
+from node.onchain.budget import PENALTIES, STAGED, is_worth_its_fee, paid_by
 from node.onchain.events import CoinsFound, NotSigned, NotTaken, ReleaseCoins, Signed, Warn
 from node.onchain.state import Claim, Kind
 from node.onchain.turn import Turn
@@ -26,11 +26,20 @@ def signed(turn: Turn, event: Signed) -> None:
     claim = turn.claim(event.claim)
     if claim is None:
         return  # it ended meanwhile; the transaction pays us all the same, if it can be mined
+    if not _has_its_coins(turn, claim, Transaction.parse(event.tx)):
+        return  # they were given back meanwhile; others are asked for
     if claim.tx != event.tx:
         planning.forget(turn, claim)
     claim = replace(claim, tx=event.tx, tx_feerate=event.feerate_per_kw, waits="", refused="")
     turn.put_claim(claim)
     planning.publish(turn, claim)
+
+
+def _has_its_coins(turn: Turn, claim: Claim, tx: Transaction) -> bool:
+    if not claims.needs_coins(turn.outputs(claim), turn.facts):
+        return True
+    spent = {(spend.outpoint.txid, spend.outpoint.index) for spend in tx.inputs}
+    return bool(claim.coins) and all((coin.txid, coin.index) in spent for coin in claim.coins)
 
 
 def not_signed(turn: Turn, event: NotSigned) -> None:
@@ -46,6 +55,9 @@ def not_signed(turn: Turn, event: NotSigned) -> None:
             turn.put_output(replace(output, given_up=planning.LOST))
         planning.drop_claims(turn, claim.outputs)
         return
+    if event.tag.startswith(NOT_GIVEN) and len(claim.outputs) > 1:
+        planning.part(turn, claim)  # it was refused for one of them; the preimages of the others may be given
+        return
     if event.tag.startswith(NOT_GIVEN) and _expired(turn, claim):
         # It never stood in all commitments, so it never was a payment to us, and now it is the peer's again.
         for output in turn.outputs(claim):
@@ -57,6 +69,7 @@ def not_signed(turn: Turn, event: NotSigned) -> None:
     if event.tag in ("fee-coins", "reserve-coin") and claim.coins:
         turn.do(ReleaseCoins(claim.id))
         claim = replace(claim, coins=(), change=None)
+        planning.publish(turn, claim)  # its last form, until there are more
     if event.why != claim.waits and event.tag:
         turn.do(Warn(f"a transaction of a closed channel waits: {event.why}"))
     turn.put_claim(replace(claim, waits=event.why))
@@ -69,7 +82,7 @@ def _expired(turn: Turn, claim: Claim) -> bool:
 
 
 def _too_dear(turn: Turn, claim: Claim, why: str) -> None:
-    """Tries a lower feerate. At the lowest that is relayed the output is not worth its fee and is left."""
+    """Tries a lower feerate. At the lowest that is relayed an output that is not worth its fee is left."""
     rate = FeeratePerKw(claim.feerate_per_kw * 3 // 4)
     if claim.feerate_per_kw > FEERATE_FLOOR:
         lower = FeeratePerKw(max(FEERATE_FLOOR, rate))
@@ -80,10 +93,13 @@ def _too_dear(turn: Turn, claim: Claim, why: str) -> None:
         return
     if claim.tx is not None:
         return
-    for output in turn.outputs(claim):
+    outputs = turn.outputs(claim)
+    for output in outputs:
+        if len(outputs) > 1 and is_worth_its_fee(output, turn.htlcs, turn.facts):
+            continue  # others were too small for the share that they had in it
         turn.put_output(replace(output, given_up=f"not worth its fee: {why}"))
         turn.do(Warn(f"an output of {output.value} sat is left: {why}"))
-    planning.drop_claims(turn, claim.outputs)
+    planning.part(turn, claim)
 
 
 def not_taken(turn: Turn, event: NotTaken) -> None:
@@ -107,10 +123,7 @@ def not_taken(turn: Turn, event: NotTaken) -> None:
         return
     outputs = turn.outputs(claim)
     if len(outputs) > 1 and outputs[0].role in (*PENALTIES, *STAGED):
-        for output in outputs:
-            turn.put_output(replace(output, alone=True))
-        planning.drop_claims(turn, claim.outputs)
-        planning.plan(turn)
+        planning.part(turn, claim)
         return
     turn.put_claim(replace(claim, refused=event.reason))
 
@@ -124,7 +137,14 @@ def coins_found(turn: Turn, event: CoinsFound) -> None:
         if event.why != claim.waits:
             turn.do(Warn(f"no coin can pay the fee of an HTLC transaction: {event.why}"))
         turn.put_claim(replace(claim, waits=event.why))
+        planning.publish(turn, claim)  # its last form, for which there were coins
         return
-    claim = replace(claim, coins=event.coins, change=event.change, waits="")
+    most = paid_by(event.coins, turn.outputs(claim), turn.htlcs, turn.facts)
+    rate = FeeratePerKw(min(claim.feerate_per_kw, most))
+    if claim.tx is not None and rate < claims.raised(claim.tx_feerate):
+        turn.do(ReleaseCoins(claim.id))
+        planning.publish(turn, claim)  # with these it could not be replaced
+        return
+    claim = replace(claim, coins=event.coins, change=event.change, feerate_per_kw=rate, waits="")
     turn.put_claim(claim)
     planning.ask(turn, claim)

@@ -19,7 +19,7 @@ from protocol.bolt3.fees import (
     fee_of_weight,
 )
 from protocol.bolt3.scripts import to_remote_anchors
-from protocol.bus.messages.signer import MAX_CLOSING_FEE, MAX_CLOSING_FEE_SHARE
+from protocol.bus.messages.signer import MAX_CLOSING_FEE, MAX_CLOSING_FEE_SHARE, WalletCoin
 
 PENALTIES = (Role.REVOKED_TO_LOCAL, Role.REVOKED_HTLC, Role.REVOKED_SECOND_STAGE)
 STAGED = (Role.OUR_OFFERED, Role.OUR_RECEIVED)
@@ -98,6 +98,19 @@ def top_rate(
     return FeeratePerKw(max(FEERATE_FLOOR, rate))
 
 
+def paid_by(
+    coins: Sequence[WalletCoin],
+    outputs: Sequence[Output],
+    htlcs: dict[tuple[bool, int], HtlcFact],
+    facts: Facts,
+) -> FeeratePerKw:
+    """The feerate for which these coins are just enough."""
+    paid = int(sum(coin.value for coin in coins))
+    if outputs[0].role is Role.ANCHOR:
+        paid += fee_of_commitment(facts)
+    return FeeratePerKw(max(FEERATE_FLOOR, paid * 1000 // weight_of(outputs, htlcs, facts, len(coins))))
+
+
 def fee_of_commitment(facts: Facts) -> Sat:
     spent = facts.params.capacity
     return Sat(spent - sum(output.value for output in Transaction.parse(facts.tx).outputs))
@@ -113,6 +126,6 @@ def climb(market: FeeratePerKw, top: FeeratePerKw | None, left: int) -> FeerateP
     return FeeratePerKw(min(top, int(market * (top / market) ** (way * way))))
 
 
-def least_fee(output: Output, htlc: HtlcFact | None, facts: Facts) -> Sat:
-    """At the lowest feerate that is relayed: an output whose ceiling is below this is left."""
-    return fee_of_weight(_SWEEP_WEIGHT + input_weight(output, htlc, facts), FEERATE_FLOOR)
+def is_worth_its_fee(output: Output, htlcs: dict[tuple[bool, int], HtlcFact], facts: Facts) -> bool:
+    """By itself and at the lowest feerate that is relayed; else it is left."""
+    return fee_of_weight(weight_of((output,), htlcs, facts, 1), FEERATE_FLOOR) <= output.ceiling

@@ -3,7 +3,7 @@ checklist 50, 52)."""
 
 from collections.abc import Iterable, Sequence
 
-from node.onchain.budget import PENALTIES, STAGED, climb, top_rate
+from node.onchain.budget import PENALTIES, STAGED, climb, top_rate, weight_of
 from node.onchain.deadlines import TIMEOUT_WITHIN, last_block
 from node.onchain.events import Env
 from node.onchain.state import Claim, Facts, HtlcFact, HtlcKey, Kind, Output, Role
@@ -25,10 +25,6 @@ SECURITY_DELAY = 18
 pinned, and must not hold up the rest (BOLT 5, "Revoked Transaction Close Handling")."""
 BEFORE_ITS_HTLCS = 6
 """So many blocks before an HTLC is due the commitment should be in the chain, so that its claim has time as well."""
-STAGE_WEIGHT = 1000
-"""More than a second stage of one HTLC weighs with one coin and change."""
-ANCHOR_WEIGHT = 3000
-"""Of a commitment with some HTLCs and the child that pays for it."""
 SMALLEST_COINS = Sat(2_000)
 
 Htlcs = dict[HtlcKey, HtlcFact]
@@ -57,8 +53,8 @@ def groups(
 ) -> list[tuple[tuple[bytes, int], ...]]:
     """Outputs that share a transaction: those that nobody else wants; penalties while there is time; second stages
     with anchors of one lock time, so that one coin can pay for all. Claims that the peer races for stand alone, and
-    so does what parted from a transaction that was not taken."""
-    together: dict[tuple[object, ...], list[tuple[bytes, int]]] = {}
+    so does what parted from a transaction that was not taken or not signed, and what others would hold back."""
+    together: dict[tuple[object, ...], list[Output]] = {}
     for output in due:
         htlc = htlcs.get(output.htlc) if output.htlc else None
         key: tuple[object, ...] = output.at
@@ -71,8 +67,21 @@ def groups(
             key = output.at if left is not None and left <= SECURITY_DELAY else ("penalty",)
         elif output.role in STAGED and facts.params.anchors and htlc is not None:
             key = (output.role, htlc.cltv_expiry if htlc.offered else 0)
-        together.setdefault(key, []).append(output.at)
-    return [tuple(members) for members in together.values()]
+        together.setdefault(key, []).append(output)
+    parts = [part for members in together.values() for part in parted(members, htlcs, facts, env)]
+    return [tuple(output.at for output in part) for part in parts]
+
+
+def parted(outputs: list[Output], htlcs: Htlcs, facts: Facts, env: Env) -> list[list[Output]]:
+    """Those that could pay what miners ask now go without those that would hold them back: the peer can put many
+    small HTLCs beside a large one."""
+    asked = env.slow if outputs[0].role in RELAXED else env.fast
+    top = top_rate(outputs, htlcs, facts)
+    if len(outputs) < 2 or top is None or top >= asked:
+        return [outputs]
+    able = [output for output in outputs if (top_rate((output,), htlcs, facts) or 0) >= asked]
+    rest = [output for output in outputs if output not in able]
+    return [part for part in (able, rest) if part]
 
 
 def wanted_rate(
@@ -97,13 +106,13 @@ def next_rate(claim: Claim, outputs: Sequence[Output], htlcs: Htlcs, facts: Fact
     left = blocks_left(outputs, htlcs, facts, env)
     old = claim.tx_feerate
     if claim.tx is not None and (claim.refused or (left is not None and left <= URGENT_BLOCKS)):
-        rate = max(rate, _raised(old))
+        rate = max(rate, raised(old))
     for bound in (top_rate(outputs, htlcs, facts, coins), claim.limit):
         rate = rate if bound is None else min(rate, bound)
-    return old if claim.tx is not None and rate < _raised(old) else FeeratePerKw(rate)
+    return old if claim.tx is not None and rate < raised(old) else FeeratePerKw(rate)
 
 
-def _raised(old: FeeratePerKw) -> FeeratePerKw:
+def raised(old: FeeratePerKw) -> FeeratePerKw:
     return FeeratePerKw(max(old * 5 // 4, old + 260))
 
 
@@ -112,10 +121,9 @@ def needs_coins(outputs: Sequence[Output], facts: Facts) -> bool:
     return outputs[0].role is Role.ANCHOR or (facts.params.anchors and outputs[0].role in STAGED)
 
 
-def coins_for(outputs: Sequence[Output], rate: FeeratePerKw) -> Sat:
+def coins_for(outputs: Sequence[Output], htlcs: Htlcs, facts: Facts, rate: FeeratePerKw) -> Sat:
     """Enough for the fee at four times the feerate, so that a replacement finds room."""
-    weight = ANCHOR_WEIGHT if outputs[0].role is Role.ANCHOR else STAGE_WEIGHT * len(outputs)
-    return Sat(max(SMALLEST_COINS, 4 * fee_of_weight(weight, rate)))
+    return Sat(max(SMALLEST_COINS, 4 * fee_of_weight(weight_of(outputs, htlcs, facts, 1), rate)))
 
 
 def request(

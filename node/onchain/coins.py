@@ -19,14 +19,27 @@ def purpose_of(facts: Facts, claim: int) -> str:
 
 
 async def find_coins(bus: Bus, claim: int, purpose: str, value: Sat) -> CoinsFound:
-    """Coins of at least `value`, or why there are none."""
+    """Coins of `value` or, when the wallet has not so much, of a part of it; or why there are none."""
     try:
         # Those from before a crash may be for another feerate.
         await bus.request("wallet", wallet.ReleasePlan(purpose))
-        lent: wallet.CoinsLent = await bus.request("wallet", wallet.LendCoins(purpose, value))
+        lent = await _lent(bus, purpose, value)
     except (CommandRefused, OutcomeUnknown) as error:
         return CoinsFound(claim, (), None, str(error))
     found = tuple(
         WalletCoin(coin.txid, coin.vout, coin.value, coin.branch, coin.position) for coin in lent.coins
     )
     return CoinsFound(claim, found, lent.change)
+
+
+async def _lent(bus: Bus, purpose: str, value: Sat) -> wallet.CoinsLent:
+    """`value` leaves room for replacements; without that room the transaction goes out all the same."""
+    first: CommandRefused | None = None
+    for less in (value, Sat(value // 2), Sat(value // 4)):
+        try:
+            lent: wallet.CoinsLent = await bus.request("wallet", wallet.LendCoins(purpose, less))
+            return lent
+        except CommandRefused as refused:
+            first = first or refused
+    assert first is not None  # noqa: S101 - each of them was refused
+    raise first

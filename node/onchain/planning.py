@@ -129,7 +129,7 @@ def _begin_claim(turn: Turn, members: tuple[tuple[bytes, int], ...], rate: Feera
 
 
 def _is_due(turn: Turn, output: Output, htlcs: dict[HtlcKey, HtlcFact]) -> bool:
-    if output.spent is not None or output.height is None or output.given_up:
+    if output.spent is not None or output.given_up:
         return False
     htlc = htlcs.get(output.htlc) if output.htlc else None
     first = first_block(output, htlc, turn.facts.params)
@@ -137,14 +137,23 @@ def _is_due(turn: Turn, output: Output, htlcs: dict[HtlcKey, HtlcFact]) -> bool:
 
 
 def _split(turn: Turn, htlcs: dict[HtlcKey, HtlcFact]) -> None:
-    """Penalties that were batched part when time runs out."""
+    """Penalties that were batched part when time runs out; what has a deadline, when some of it holds back the rest."""
     for claim in turn.state.claims:
         outputs = turn.outputs(claim)
-        if len(outputs) < 2 or outputs[0].role not in PENALTIES:
-            continue
         left = claims.blocks_left(outputs, htlcs, turn.facts, turn.env)
-        if left is not None and left <= claims.SECURITY_DELAY:
+        if len(outputs) < 2 or left is None:
+            continue
+        late = outputs[0].role in PENALTIES and left <= claims.SECURITY_DELAY
+        if late or len(claims.parted(outputs, htlcs, turn.facts, turn.env)) > 1:
             drop_claims(turn, claim.outputs)
+
+
+def part(turn: Turn, claim: Claim) -> None:
+    """Each of its outputs gets a transaction of its own, so that one of them does not hold up the rest."""
+    for output in turn.outputs(claim):
+        turn.put_output(replace(output, alone=True))
+    drop_claims(turn, claim.outputs)
+    plan(turn)
 
 
 def _refresh(turn: Turn, claim: Claim) -> None:
@@ -164,7 +173,8 @@ def _refresh(turn: Turn, claim: Claim) -> None:
 def ask(turn: Turn, claim: Claim) -> None:
     outputs = turn.outputs(claim)
     if claims.needs_coins(outputs, turn.facts) and not claim.coins:
-        turn.do(NeedCoins(claim.id, claims.coins_for(outputs, claim.feerate_per_kw)))
+        value = claims.coins_for(outputs, turn.htlcs, turn.facts, claim.feerate_per_kw)
+        turn.do(NeedCoins(claim.id, value))
         return
     turn.do(Sign(claim.id, claims.request(claim, outputs, turn.htlcs, turn.facts)))
 

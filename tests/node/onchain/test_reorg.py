@@ -1,8 +1,11 @@
 """Any step on chain may be undone (BOLT 5, "General Nomenclature"; checklist 51)."""
 
 import pytest
+from msgspec.structs import replace
 
-from node.onchain.state import Kind
+from node.onchain import machine
+from node.onchain.events import ClaimWanted
+from node.onchain.state import Kind, Outcome
 from tests.node.onchain.test_revoked import all_of_it, cheat
 from tests.node.onchain.test_unilateral import due, has
 from tests.node.onchain.world import World
@@ -99,3 +102,40 @@ def test_a_penalty_survives_a_reorganisation(world: World) -> None:
         tx.txid for h in range(world.chain.height) for tx in world.chain.block(h + 1).transactions
     )
     assert world.alice.income() == all_of_it(world, copy, world.alice)
+
+
+def test_what_was_learned_on_one_commitment_counts_on_the_one_that_wins(world: World) -> None:
+    """checklist 46, 51: payments are told once what to claim. If it were forgotten with the commitment that lost, the
+    peer would take back what it paid us, and what was told upstream would be told another way."""
+    alice, bob = world.pair.ends
+    gave, won = world.offer(alice, BIG, EXPIRY), world.offer(bob, BIG + 1000, EXPIRY)
+    theirs = world.copy(bob)
+    world.tolerated = ("insufficient fee", "bad-txns-inputs-missingorspent", "non-BIP68-final")
+    world.force_close(alice)
+    world.mine()
+    elsewhere = ((b"\x07" * 32, (5,)),)
+    world.alice.do(ClaimWanted(0, world.preimages[won], elsewhere))
+    world.claim(world.bob, gave)
+    world.mine()
+    told = world.alice.state.told
+    assert [outcome.preimage for outcome in told] == [world.preimages[gave]]
+    last_claim = world.alice.state.next_claim
+    fork = world.chain.height - 2
+    world.chain.reorg(2, transactions=[theirs.tx])
+    world.mined.add(theirs.tx.txid)
+    world.alice.lost(fork)
+    world.alice.look()
+    assert world.alice.state.facts.kind is Kind.THEIRS
+    known = {htlc.payment_hash: htlc for htlc in world.alice.state.facts.htlcs}
+    assert known[gave].preimage == world.preimages[gave] and known[won].preimage == world.preimages[won]
+    assert known[won].claim and known[won].others == elsewhere
+    assert world.alice.state.told == told
+    earlier = replace(world.alice.state, told=(Outcome(True, 99, False),))
+    begun = machine.begin(replace(earlier.facts, txid=bytes(32)), world.alice.env, earlier)
+    assert begun.state.told == earlier.told
+    # Coins are lent for a claim by its number: one that is used twice frees the coins of the other.
+    assert all(claim.id >= last_claim for claim in world.alice.state.claims)
+    world.bob.offline = True
+    world.mine_until_done(world.alice)
+    ended = world.alice.outcome(won)
+    assert ended is not None and ended.paid
