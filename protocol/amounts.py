@@ -13,6 +13,8 @@ ShortChannelId = NewType("ShortChannelId", int)
 """Block height (24 bits), transaction index (24 bits), output index (16 bits) in one 64-bit integer."""
 
 MAX_MONEY = Sat(21_000_000 * 100_000_000)
+MAX_HTLC_CLTV = 2016
+"""BOLT 4, `max_htlc_cltv`: no HTLC expires later than so many blocks from now, or it could lock money for as long."""
 FEERATE_FLOOR = FeeratePerKw(253)
 """The lowest feerate that rounds up to the usual 1 sat/vB minimum relay fee."""
 FEERATE_CEILING = FeeratePerKw(500_000)

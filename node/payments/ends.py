@@ -30,14 +30,14 @@ def question(
     return FindRoutes(
         destination=goal.destination,
         amount_msat=amount,
-        final_delay=delay + min(live.shadow_blocks or 0, max(0, live.max_delay // 2 - delay)),
+        final_delay=delay + min(live.shadow_blocks or 0, max(0, goal.max_delay // 2 - delay)),
         max_fee_msat=Msat(max(0, max_fee)),
         first_hops=book.first_hops(but=live.tried),
         hints=goal.hints,
         excluded=tuple((ShortChannelId(scid), side) for scid, side in sorted(live.excluded)),
         excluded_nodes=tuple(sorted(live.excluded_nodes)),
         max_parts=MAX_PARTS if goal.in_parts else 1,
-        max_delay=live.max_delay,
+        max_delay=goal.max_delay,
         payment=live.row.id,
     )
 

@@ -170,6 +170,11 @@ class Engine:
         self._live[goal.payment_hash] = live
         return live
 
+    def forget_unless_tried(self, live: LivePayment) -> None:
+        """Of what was never offered nothing can end, so it would be in the way of whoever pays the same hash."""
+        if not live.parts_tried:
+            del self._live[live.row.payment_hash]
+
     async def _advance(self, live: LivePayment) -> None:
         """Offers what is missing, or ends the payment. One at a time; who comes meanwhile makes it look again."""
         if live.is_planning:
@@ -339,7 +344,8 @@ class Engine:
     def _save_payment(self, live: LivePayment) -> None:
         if not live.is_saved:
             live.is_saved = True
-            goal = None if live.row.kind == "invoice" else _encode_goal(live.goal)
+            is_in_invoice = live.row.kind == "invoice" and not live.goal.has_limits
+            goal = None if is_in_invoice else _encode_goal(live.goal)
             values = records.payment_to_row(
                 live.row,
                 group_id=live.group_id,

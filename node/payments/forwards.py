@@ -5,7 +5,7 @@ Pure: height, policies and the channel that the onion names arrive as arguments.
 
 from collections.abc import Sequence
 
-from protocol.amounts import BlockHeight, Msat
+from protocol.amounts import MAX_HTLC_CLTV, BlockHeight, Msat
 from protocol.bolt4 import failure as failures
 from protocol.bolt4 import payload as payloads
 from protocol.bolt4.failure import (
@@ -26,8 +26,6 @@ from protocol.bus.messages.channel import FailHtlc, HtlcReceived
 from protocol.bus.messages.routing import ChannelPolicy
 from protocol.errors import MalformedMessage
 
-MAX_HTLC_CLTV = 2016
-"""No HTLC of ours expires later than so many blocks from now: its channel could be held up for as long."""
 MIN_BLOCKS_LEFT = 4
 """What the next node must have left at the least: two that may be reorganised, two for it to act."""
 DISABLED_DIRECTION = 2

@@ -53,30 +53,37 @@ class InvoiceBook:
         self._clock = clock
         self._random_bytes = random_bytes
         self._changed = changed
-        self._labels: set[str] = set()
+        self._being_made: set[str | bytes] = set()
+        """Labels and given hashes of invoices that are not on disk yet."""
         self._waiting: dict[bytes, list[asyncio.Future[InvoiceRow]]] = {}
         self._waiting_any: list[asyncio.Future[InvoiceRow]] = []
         receiver.on_paid = self._paid
 
     async def create(self, request: CreateInvoice) -> InvoiceRow:
         _check(request)
-        if request.label in self._labels or records.read_invoices(self._writer, label=request.label):
+        if request.label in self._being_made or records.read_invoices(self._writer, label=request.label):
             raise CommandRefused(
                 f"there is an invoice with the label {request.label!r} already",
                 what_to_do="Choose another label.",
                 code=LABEL_EXISTS,
             )
-        if request.hold_hash and records.read_invoices(self._writer, payment_hash=request.hold_hash):
+        if request.hold_hash and (
+            request.hold_hash in self._being_made
+            or records.read_invoices(self._writer, payment_hash=request.hold_hash)
+        ):
             raise CommandRefused(
                 "there is an invoice with this payment hash already",
                 what_to_do="Use a new preimage for each invoice.",
                 code=LABEL_EXISTS,
             )
-        self._labels.add(request.label)  # two of them at a time must not both pass the test above
+        # Two of them at a time must not both pass the tests above: the second row cannot be written, and the writer
+        # stops the node then.
+        names = {request.label, request.hold_hash or request.label}
+        self._being_made |= names
         try:
             return await self._create(request)
         finally:
-            self._labels.discard(request.label)
+            self._being_made -= names
 
     async def _create(self, request: CreateInvoice) -> InvoiceRow:
         created = int(self._clock())

@@ -94,7 +94,6 @@ class LivePayment:
         "is_planning",
         "is_saved",
         "looked_again",
-        "max_delay",
         "max_fee",
         "paid_msat",
         "parts_failed",
@@ -131,14 +130,13 @@ class LivePayment:
         """Sent in parts that were claimed, fees included."""
         self.tried: set[bytes] = set()
         """Channels of ours that refused to carry a part."""
-        self.excluded: set[tuple[int, int]] = set()
-        self.excluded_nodes: set[bytes] = set()
+        self.excluded = set(goal.excluded)
+        self.excluded_nodes = set(goal.excluded_nodes)
         self.failed_channels: Counter[tuple[int, int]] = Counter()
         self.failures: Counter[str] = Counter()
         self.unreadable = 0
         """Failures that nobody owned up to."""
         self.shadow_blocks: int | None = None
-        self.max_delay = 2016
         self.is_planning = False
         self.plan_again = False
         self.is_over = False

@@ -14,7 +14,8 @@ from node.payments.live import Attempt, LivePayment
 from node.payments.payer import Payer
 from node.payments.send import Goal, Opened, PayCode
 from node.payments.store import Writer
-from protocol.amounts import Msat
+from protocol import curve
+from protocol.amounts import MAX_HTLC_CLTV, Msat
 from protocol.bus.messages.payments import ListParts, PartRow, Parts, SendPart, WaitPart
 from protocol.errors import CommandRefused
 
@@ -77,9 +78,13 @@ class PartSender:
             live.stopped = _by_hand()
         name = (request.payment_hash, request.group_id, request.part_id)
         self._ended.pop(name, None)
-        attempt = self._payer.offer(
-            live, channel, request.hops[-1].amount_msat, request.hops, request.part_id
-        )
+        try:
+            attempt = self._payer.offer(
+                live, channel, request.hops[-1].amount_msat, request.hops, request.part_id
+            )
+        except CommandRefused:  # no onion holds it
+            self._payer.forget_unless_tried(live)
+            raise
         return _row(live, attempt)
 
     async def wait(self, request: WaitPart) -> PartRow:
@@ -160,8 +165,10 @@ def _check(request: SendPart) -> None:
         raise _invalid("a part is no more than the total, and without a part id it is the total")
     if hops[-1].amount_msat < request.total_msat and request.payment_secret is None:
         raise _invalid("several parts need the payment secret of the invoice")
-    if hops[0].delay > 2016:
-        raise _invalid("the route takes more than 2016 blocks")
+    if hops[0].delay > MAX_HTLC_CLTV:
+        raise _invalid(f"the route takes more than {MAX_HTLC_CLTV} blocks")
+    if not all(curve.is_point(hop.node_id) for hop in hops):
+        raise _invalid("an id in the route is none that a node can have")
 
 
 def _check_group(live: LivePayment, request: SendPart) -> None:

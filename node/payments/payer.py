@@ -47,7 +47,13 @@ class Payer(Engine):
             paid = self.paid(invoice.payment_hash)
             if paid is not None:
                 return _same_payment(paid, invoice.payee, amount)
-            goal = send.goal_of(invoice, amount)
+            goal = send.goal_of(
+                invoice,
+                amount,
+                max_delay=request.max_delay,
+                excluded=request.excluded,
+                excluded_nodes=request.excluded_nodes,
+            )
             send.check_payable(goal, now=self._clock())  # before anything is saved
             max_fee = send.fee_budget(amount, request.max_fee_msat)
             live = self.begin(
@@ -57,9 +63,6 @@ class Payer(Engine):
                 max_fee=max_fee,
                 retry_until=int(self._clock()) + request.retry_for,
             )
-            live.max_delay = request.max_delay
-            live.excluded.update(request.excluded)
-            live.excluded_nodes.update(request.excluded_nodes)
             await self._advance(live)
         else:
             _same_payment(live.row, invoice.payee, amount)
@@ -85,6 +88,7 @@ class Payer(Engine):
             payment_hash=sha256(preimage),
             amount_msat=request.amount_msat,
             final_delay=request.final_delay,
+            max_delay=request.max_delay,
             hints=request.hints,
             keysend_preimage=preimage,
             records=request.records,

@@ -9,7 +9,7 @@ import msgspec
 
 from node.payments import forward_store as store
 from node.payments.store import SET_POLICY, Desk, Writer
-from protocol.amounts import Msat
+from protocol.amounts import MAX_HTLC_CLTV, Msat
 from protocol.bus.messages.channel import ChannelInfo
 from protocol.bus.messages.forwards import SetPolicy
 from protocol.bus.messages.routing import ChannelPolicy, Policies, PolicyChanged
@@ -121,10 +121,10 @@ def _check(channel: ChannelInfo, policy: ChannelPolicy) -> None:
             f"htlcmin {policy.htlc_minimum_msat} is above htlcmax {policy.htlc_maximum_msat}",
             "Give a lower htlcmin.",
         )
-    if not MIN_CLTV_EXPIRY_DELTA <= policy.cltv_expiry_delta <= 2016:
+    if not MIN_CLTV_EXPIRY_DELTA <= policy.cltv_expiry_delta <= MAX_HTLC_CLTV:
         raise _invalid(
             f"a cltv delta of {policy.cltv_expiry_delta} blocks would not be safe",
-            f"Give one from {MIN_CLTV_EXPIRY_DELTA} to 2016.",
+            f"Give one from {MIN_CLTV_EXPIRY_DELTA} to {MAX_HTLC_CLTV}.",
         )
     if not 0 <= policy.fee_base_msat < 2**32 or not 0 <= policy.fee_proportional_millionths < 2**32:
         raise _invalid("fees have 32 bits in a channel_update", "Give lower ones.")

@@ -42,7 +42,7 @@ def payment_to_row(
 
 def _payment(row: Row) -> PaymentRow:
     payment_id, payment_hash, bolt11, destination, amount, sent, *rest = row
-    status, created, completed, preimage, error, label, kind, parts, until = rest
+    status, created, completed, preimage, error, label, kind, parts = rest
     return PaymentRow(
         id=payment_id,
         payment_hash=bytes(payment_hash),
@@ -58,7 +58,6 @@ def _payment(row: Row) -> PaymentRow:
         label=label,
         parts=parts,
         kind=kind,
-        unknown_until=until if status == "pending" else None,
     )
 
 
@@ -72,8 +71,7 @@ def read_payments(
 ) -> list[PaymentRow]:
     """By age; with `newest` only so many of the youngest."""
     where, params = _where(payment_hash=payment_hash, bolt11=bolt11, status=status)
-    of_it = "FROM attempts WHERE attempts.payment_id = payments.id AND attempts.status"
-    parts = f"(SELECT count(*) {of_it} <> 'failed'), (SELECT max(cltv_expiry) {of_it} = 'pending')"
+    parts = "(SELECT count(*) FROM attempts WHERE attempts.payment_id = payments.id AND attempts.status <> 'failed')"
     sql = f"SELECT {_PAYMENT}, {parts} FROM payments{where} ORDER BY created"  # noqa: S608 - constant text
     if newest is not None:
         found = writer.read(f"{sql} DESC LIMIT ?", (*params, newest))
@@ -121,7 +119,7 @@ def read_pending_attempts(writer: Writer) -> list[PendingAttempt]:
 
 def read_payment(writer: Writer, payment_id: str) -> tuple[PaymentRow, Terms] | None:
     sql = (
-        f"SELECT {_PAYMENT}, 0, NULL, group_id, max_fee_msat, retry_until, goal "  # noqa: S608 - constant text
+        f"SELECT {_PAYMENT}, 0, group_id, max_fee_msat, retry_until, goal "  # noqa: S608 - constant text
         "FROM payments WHERE id = ?"
     )
     found = writer.read(sql, (payment_id,))

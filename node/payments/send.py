@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from msgspec import Struct
 
-from protocol.amounts import BlockHeight, Msat
+from protocol.amounts import MAX_HTLC_CLTV, BlockHeight, Msat
 from protocol.bolt4 import attribution, failure_onion, payload, sphinx
 from protocol.bolt4 import failure as failures
 from protocol.bolt4.attribution import Told
@@ -35,6 +35,7 @@ class PayCode(IntEnum):
     REFUSED_BY_PAYEE = 203
     TRY_OTHER_ROUTE = 204
     NO_ROUTE = 205
+    LOCKED_TOO_LONG = 206
     EXPIRED = 207
     OTHER = 209
     STOPPED_RETRYING = 210
@@ -42,7 +43,8 @@ class PayCode(IntEnum):
 
 
 class Goal(Struct, frozen=True):
-    """What is to reach whom, however it was asked for. `final_delay`: blocks that the payee wants to have left."""
+    """What is to reach whom, however it was asked for. `final_delay`: blocks that the payee wants to have left.
+    `max_delay`, `excluded`, `excluded_nodes`: what the payer allows; saved with it, for a later run keeps to it too."""
 
     destination: bytes
     payment_hash: bytes
@@ -56,6 +58,14 @@ class Goal(Struct, frozen=True):
     expires_at: float | None = None
     keysend_preimage: bytes | None = None
     records: tuple[tuple[int, bytes], ...] = ()
+    max_delay: int = MAX_HTLC_CLTV
+    excluded: tuple[tuple[int, int], ...] = ()
+    """Channels with a direction."""
+    excluded_nodes: tuple[bytes, ...] = ()
+
+    @property
+    def has_limits(self) -> bool:
+        return self.max_delay != MAX_HTLC_CLTV or bool(self.excluded or self.excluded_nodes)
 
 
 class Hop(Struct, frozen=True):
@@ -91,10 +101,6 @@ def read_invoice(text: str, *, prefix: str) -> Invoice:
         raise CommandRefused(
             error.sentence, what_to_do=error.what_to_do, code=PayCode.INVALID_PARAMETER
         ) from error
-    except MalformedMessage as error:
-        raise CommandRefused(
-            str(error), what_to_do="Ask the recipient for a new invoice.", code=PayCode.INVALID_PARAMETER
-        ) from error
 
 
 def amount_to_pay(invoice: Invoice, asked: Msat | None) -> Msat:
@@ -122,7 +128,14 @@ def amount_to_pay(invoice: Invoice, asked: Msat | None) -> Msat:
     return invoice.amount_msat
 
 
-def goal_of(invoice: Invoice, amount: Msat) -> Goal:
+def goal_of(
+    invoice: Invoice,
+    amount: Msat,
+    *,
+    max_delay: int = MAX_HTLC_CLTV,
+    excluded: tuple[tuple[int, int], ...] = (),
+    excluded_nodes: tuple[bytes, ...] = (),
+) -> Goal:
     return Goal(
         destination=invoice.payee,
         payment_hash=invoice.payment_hash,
@@ -133,6 +146,9 @@ def goal_of(invoice: Invoice, amount: Msat) -> Goal:
         in_parts=invoice.supports(BASIC_MPP),
         hints=invoice.route_hints,
         expires_at=invoice.expires_at,
+        max_delay=max_delay,
+        excluded=excluded,
+        excluded_nodes=excluded_nodes,
     )
 
 
@@ -147,6 +163,17 @@ def check_payable(goal: Goal, *, now: float) -> None:
             f"the invoice expired {int(now - goal.expires_at)} seconds ago",
             what_to_do="Ask the recipient for a new invoice.",
             code=PayCode.EXPIRED,
+        )
+    _check_delay(goal, goal.final_delay + BLOCKS_OF_PATIENCE, "the recipient asks that")
+
+
+def _check_delay(goal: Goal, blocks: int, why: str) -> None:
+    # Whoever holds the HTLC may be silent until it expires, and closing the channel does not make that sooner.
+    if blocks > goal.max_delay:
+        raise CommandRefused(
+            f"{why} the money may be locked for {blocks} blocks, {goal.max_delay} are allowed",
+            what_to_do="Allow more with maxdelay, or ask the recipient for an invoice with a shorter final delay.",
+            code=PayCode.LOCKED_TOO_LONG,
         )
 
 
@@ -222,15 +249,8 @@ def hold_times(told: bytes | None, shared_secrets: tuple[Secret, ...]) -> tuple[
     return () if told is None else attribution.read(shared_secrets, b"", told).hold_times
 
 
-def read_failure(
-    reason: bytes, malformed_code: int | None, shared_secrets: tuple[Secret, ...]
-) -> CommandRefused:
-    """What a failed HTLC means to the person who pays."""
-    opened = open_failure(reason, malformed_code, shared_secrets)
-    return refusal(opened, len(shared_secrets))
-
-
 def refusal(opened: Opened, hops: int) -> CommandRefused:
+    """What a failed HTLC means to the person who pays."""
     failure = opened.failure
     if failure is None:
         return CommandRefused(
@@ -259,12 +279,24 @@ def _named(opened: Opened, hops: int) -> str:
 
 
 def check_route(hops: Sequence[RouteHop], goal: Goal, max_fee: int, *, parts_of: int) -> None:
-    """A route, from whoever found it, keeps to what was asked: it ends where it should, costs no more than it may,
+    """A route, from whoever found it, keeps to what was asked: it ends where it should and leaves the recipient the
+    blocks that it wants, costs no more and locks the money no longer than it may, goes round what the payer ruled out,
     and each HTLC is at least the next one, in amount and in expiry."""
     falls = all(a.amount_msat >= b.amount_msat and a.delay >= b.delay for a, b in pairwise(hops))
-    if not hops or hops[-1].node_id != goal.destination or not falls or len(hops) > 20:
+    ends = bool(hops) and hops[-1].node_id == goal.destination
+    if not ends or not falls or len(hops) > 20 or hops[-1].delay < goal.final_delay + BLOCKS_OF_PATIENCE:
         raise CommandRefused(
             "the route that was found does not lead to the recipient",
+            what_to_do="Report this: it is a bug.",
+            code=PayCode.OTHER,
+        )
+    _check_delay(goal, hops[0].delay, "by the route that was found")
+    if goal.has_limits and any(
+        (hop.short_channel_id, hop.direction) in goal.excluded or hop.node_id in goal.excluded_nodes
+        for hop in hops
+    ):
+        raise CommandRefused(
+            "the route that was found goes over a channel or node that was excluded",
             what_to_do="Report this: it is a bug.",
             code=PayCode.OTHER,
         )

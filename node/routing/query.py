@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from node.routing.core import Edge
 from node.routing.cost import MIN_CHANCE, CostParameters, Note, chance, is_taught
 from node.routing.graph import Graph
-from protocol.amounts import Msat, ShortChannelId
+from protocol.amounts import MAX_HTLC_CLTV, Msat, ShortChannelId
 from protocol.bolt11.invoice import HopHint
 from protocol.bus.messages.routing import FirstHop, Route, RouteHop
 
@@ -74,7 +74,7 @@ class Query:
         closed: Iterable[bytes] = (),
         notes: dict[int, Note] | None = None,
         suspects: Iterable[tuple[bytes, float]] = (),
-        max_delay: int = 2016,
+        max_delay: int = MAX_HTLC_CLTV,
         max_hops: int = MAX_HOPS,
         now: float = 0.0,
         whose: str = "our",

@@ -1,7 +1,6 @@
 """Building and peeling the onion packet (BOLT 4, "Packet Construction" and "Onion Decryption").
 
-Peeling is split for the signer: `peel` takes the node secret, `peel_with_shared_secret` the result of an ECDH
-made elsewhere. Whether an onion was seen before (a replay) is for the caller to find out.
+Whether an onion was seen before (a replay) is for the caller to find out.
 """
 
 import hmac
@@ -20,7 +19,6 @@ from protocol.wire.bigsize import read_bigsize, write_bigsize
 PAYLOADS_SIZE = 1300
 PACKET_SIZE = 1 + 33 + PAYLOADS_SIZE + 32
 _HMAC = 32
-_OVERHEAD = 1 + 33 + _HMAC
 _FINAL_HMAC = bytes(_HMAC)
 _NONCE = bytes(16)  # counter and nonce are zero: a key is used for one packet only
 
@@ -136,21 +134,16 @@ def build(
 
 def peel(node_secret: Secret | bytes, packet: bytes, associated_data: bytes) -> Peeled:
     """Take off our layer. Raises `BadOnion` or `InvalidOnionPayload`, and nothing else, for any bytes."""
-    _check_frame(packet)
-    secret = node_secret.reveal() if isinstance(node_secret, Secret) else node_secret
-    if not curve.is_secret(secret):
+    if packet[:1] != b"\x00":
+        raise InvalidOnionVersion("this onion has a version that we do not know", packet)
+    key = node_secret.reveal() if isinstance(node_secret, Secret) else node_secret
+    if not curve.is_secret(key):
         raise ValueError("the node secret is not a private key")  # ours, not the packet's fault
+    ephemeral = packet[1:34]
     try:
-        shared_secret = curve.ecdh(secret, packet[1:34])
+        secret = curve.ecdh(key, ephemeral)
     except curve.InvalidKey as error:
         raise InvalidOnionKey("the onion's ephemeral key is not a point of the curve", packet) from error
-    return peel_with_shared_secret(shared_secret, packet, associated_data)
-
-
-def peel_with_shared_secret(shared_secret: Secret | bytes, packet: bytes, associated_data: bytes) -> Peeled:
-    """As `peel`, when the ECDH of the node secret and `ephemeral_key(packet)` was made elsewhere."""
-    _check_frame(packet)
-    secret = shared_secret.reveal() if isinstance(shared_secret, Secret) else shared_secret
     payloads = packet[34:-_HMAC]
     expected = hmac.digest(derive_key(b"mu", secret), payloads + associated_data, "sha256")
     if not hmac.compare_digest(expected, packet[-_HMAC:]):
@@ -168,28 +161,12 @@ def peel_with_shared_secret(shared_secret: Secret | bytes, packet: bytes, associ
     next_hmac = clear[end : end + _HMAC]
     next_packet = None
     if next_hmac != _FINAL_HMAC:
-        ephemeral = packet[1:34]
         try:
             next_key = curve.multiply_point(ephemeral, sha256(ephemeral + secret))
         except curve.InvalidKey as error:
             raise InvalidOnionKey("the onion's ephemeral key cannot be blinded", packet) from error
         next_packet = b"".join((b"\x00", next_key, clear[end + _HMAC : end + _HMAC + size], next_hmac))
     return Peeled(clear[start:end], next_packet, Secret(secret))
-
-
-def ephemeral_key(packet: bytes) -> bytes:
-    """The point that the node secret meets in the ECDH; raises what `peel` raises for it."""
-    _check_frame(packet)
-    if not curve.is_point(packet[1:34]):
-        raise InvalidOnionKey("the onion's ephemeral key is not a point of the curve", packet)
-    return packet[1:34]
-
-
-def _check_frame(packet: bytes) -> None:
-    if packet[:1] != b"\x00":
-        raise InvalidOnionVersion("this onion has a version that we do not know", packet)
-    if len(packet) <= _OVERHEAD:
-        raise InvalidOnionHmac(f"an onion of {len(packet)} bytes is cut short", packet)
 
 
 def _shared_secrets(session_key: bytes, node_ids: list[bytes]) -> tuple[bytes, list[bytes]]:

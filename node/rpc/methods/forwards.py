@@ -18,7 +18,7 @@ from node.rpc.params import (
     text,
 )
 from node.rpc.table import Context, Method, Result
-from protocol.amounts import ShortChannelId, format_scid, parse_scid
+from protocol.amounts import MAX_HTLC_CLTV, ShortChannelId, format_scid, parse_scid
 from protocol.bolt4.failure import FailureCode
 from protocol.bus.messages.channel import ChannelInfo
 from protocol.bus.messages.forwards import (
@@ -216,7 +216,7 @@ METHODS = (
             Param("htlcmax", msat, None),
             Param("enforcedelay", integer(0), None),
             Param("ignorefeelimits", not_offered("there are no such limits here"), None),
-            Param("cltv", integer(1, 2016), None),
+            Param("cltv", integer(1, MAX_HTLC_CLTV), None),
         ),
         setchannel,
         "Set what others pay for HTLCs that leave through a channel of ours.",

@@ -4,6 +4,7 @@ listholdinvoices."""
 from node.rpc.errors import invalid_params
 from node.rpc.params import REQUIRED, Arguments, Param, hex_bytes, integer, label, msat, text
 from node.rpc.table import Context, Method, Result
+from protocol.amounts import MAX_HTLC_CLTV
 from protocol.bus.messages.payments import (
     CancelHold,
     CreateInvoice,
@@ -90,7 +91,7 @@ METHODS = (
             Param("amount_msat", msat, REQUIRED),
             Param("description", text, ""),
             Param("expiry", integer(1, 2**32), DAY),
-            Param("cltv", integer(1, 2016), None),
+            Param("cltv", integer(1, MAX_HTLC_CLTV), None),
             Param("label", label, None),
         ),
         holdinvoice,

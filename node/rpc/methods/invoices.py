@@ -17,7 +17,7 @@ from node.rpc.params import (
     text,
 )
 from node.rpc.table import Context, Method, Result
-from protocol.amounts import format_scid
+from protocol.amounts import MAX_HTLC_CLTV, format_scid
 from protocol.bitcoin.address import address_of
 from protocol.bitcoin.network import Network
 from protocol.bolt11.decode import decode as decode_bolt11
@@ -234,7 +234,7 @@ METHODS = (
             Param("fallbacks", not_offered("fallback addresses are not offered"), None),
             Param("preimage", not_offered("the signer draws the preimage"), None),
             Param("exposeprivatechannels", exposing, None),
-            Param("cltv", integer(1, 2016), None),
+            Param("cltv", integer(1, MAX_HTLC_CLTV), None),
             Param("deschashonly", boolean, False),
         ),
         invoice,

@@ -20,7 +20,7 @@ from node.rpc.params import (
     short_channel_id,
 )
 from node.rpc.table import Context, Method, Result
-from protocol.amounts import Msat, ShortChannelId, format_scid, parse_scid
+from protocol.amounts import MAX_HTLC_CLTV, Msat, ShortChannelId, format_scid, parse_scid
 from protocol.bus.messages.channel import ChannelInfo
 from protocol.bus.messages.routing import (
     FindRoutes,
@@ -36,7 +36,6 @@ from protocol.bus.messages.routing import (
 )
 
 SEARCH_SECONDS = 60.0
-MAX_DELAY = 2016
 MAX_PARTS = 100
 DEFAULT_CLTV = 9
 ANY_FEE = Msat(1 << 62)
@@ -178,7 +177,7 @@ async def getroute(context: Context, arguments: Arguments) -> Result:
             amount_msat=arguments["amount_msat"],
             final_delay=arguments["cltv"],
             max_fee_msat=ANY_FEE,
-            max_delay=MAX_DELAY,
+            max_delay=MAX_HTLC_CLTV,
             max_parts=1,
             max_hops=arguments["maxhops"],
             excluded=channels,
@@ -277,8 +276,8 @@ METHODS = (
             Param("amount_msat", msat, REQUIRED),
             Param("layers", ignored, None),
             Param("maxfee_msat", msat, ANY_FEE),
-            Param("final_cltv", integer(0, MAX_DELAY), DEFAULT_CLTV),
-            Param("maxdelay", integer(0, MAX_DELAY), MAX_DELAY),
+            Param("final_cltv", integer(0, MAX_HTLC_CLTV), DEFAULT_CLTV),
+            Param("maxdelay", integer(0, MAX_HTLC_CLTV), MAX_HTLC_CLTV),
             Param("maxparts", integer(1, MAX_PARTS), MAX_PARTS),
         ),
         getroutes,
@@ -291,7 +290,7 @@ METHODS = (
             Param("id", node_id, REQUIRED),
             Param("amount_msat", msat, REQUIRED),
             Param("riskfactor", ignored, None),
-            Param("cltv", integer(0, MAX_DELAY), DEFAULT_CLTV),
+            Param("cltv", integer(0, MAX_HTLC_CLTV), DEFAULT_CLTV),
             Param("fromid", node_id, None),
             Param("fuzzpercent", ignored, None),
             Param("exclude", exclusions, ((), ())),

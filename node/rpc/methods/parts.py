@@ -18,7 +18,7 @@ from node.rpc.params import (
     text,
 )
 from node.rpc.table import Context, Method, Result
-from protocol.amounts import ShortChannelId, parse_scid
+from protocol.amounts import MAX_HTLC_CLTV, ShortChannelId, parse_scid
 from protocol.bolt4.failure import FailureCode
 from protocol.bus.bus import OutcomeUnknown
 from protocol.bus.messages.payments import ListParts, PartRow, Parts, SendPart, WaitPart
@@ -124,7 +124,7 @@ def _hops(context: Context, route: list[Any]) -> tuple[RouteHop, ...]:
         try:
             end = node_id(hop["id"])
             channel = ShortChannelId(parse_scid(text(hop["channel"])))
-            amount, delay = msat(hop["amount_msat"]), integer(1, 2016)(hop["delay"])
+            amount, delay = msat(hop["amount_msat"]), integer(1, MAX_HTLC_CLTV)(hop["delay"])
         except (KeyError, TypeError, ValueError) as error:
             raise invalid_params(
                 f"route: hop {number} needs id, channel, amount_msat and delay ({error})"

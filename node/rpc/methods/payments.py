@@ -19,7 +19,7 @@ from node.rpc.params import (
     text,
 )
 from node.rpc.table import Context, Method, Result
-from protocol.amounts import Msat, ShortChannelId, parse_scid
+from protocol.amounts import MAX_HTLC_CLTV, Msat, ShortChannelId, parse_scid
 from protocol.bolt11.decode import decode as decode_bolt11
 from protocol.bolt11.invoice import HopHint
 from protocol.bus.bus import OutcomeUnknown
@@ -150,6 +150,7 @@ async def _keysend(context: Context, arguments: Arguments) -> PaymentRow:
         arguments["destination"],
         arguments["amount_msat"],
         max_fee_msat=_max_fee(arguments, ""),
+        max_delay=arguments["maxdelay"],
         label=arguments["label"],
         retry_for=arguments["retry_for"],
         records=arguments["extratlvs"],
@@ -255,7 +256,7 @@ def payment_object(row: PaymentRow) -> dict[str, Any]:
 _AMOUNT = Param("amount_msat", msat, None)
 _RETRY = Param("retry_for", integer(1, 10_000_000), RETRY_FOR)
 _MAX_FEE = Param("maxfee", msat, None)
-_MAX_DELAY = Param("maxdelay", integer(1, 2016), 2016)
+_MAX_DELAY = Param("maxdelay", integer(1, MAX_HTLC_CLTV), MAX_HTLC_CLTV)
 _EXTRA = Param("extratlvs", records, ())
 METHODS = (
     Method(
@@ -306,7 +307,7 @@ METHODS = (
             Param("label", label, None),
             Param("maxfeepercent", number, None),
             _RETRY,
-            Param("maxdelay", ignored, None),
+            _MAX_DELAY,
             Param("exemptfee", msat, None),
             Param("routehints", route_hints, None),
             _EXTRA,
@@ -326,7 +327,7 @@ METHODS = (
             _MAX_FEE,
             Param("layers", not_offered("there are no layers here"), None),
             _RETRY,
-            Param("maxdelay", ignored, None),
+            _MAX_DELAY,
             _EXTRA,
         ),
         xkeysend,

@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from protocol.amounts import Msat
+from protocol.amounts import MAX_HTLC_CLTV, Msat
 from protocol.bolt11.invoice import HopHint
 from protocol.bus.messages.routing import RouteHop
 
@@ -122,18 +122,22 @@ class Pay(Struct, frozen=True, tag="pay.pay"):
     max_fee_msat: Msat | None = None
     label: str | None = None
     retry_for: int = 60
-    max_delay: int = 2016
+    max_delay: int = MAX_HTLC_CLTV
     excluded: tuple[tuple[int, int], ...] = ()
     """Channels with a direction that must not be used."""
     excluded_nodes: tuple[bytes, ...] = ()
 
 
 class Keysend(Struct, frozen=True, tag="pay.keysend"):
-    """Pays a node that made no invoice: the preimage travels in the onion (bLIP 3). Answered as `Pay` is."""
+    """Pays a node that made no invoice: the preimage travels in the onion (bLIP 3). Answered as `Pay` is.
+
+    `max_delay`: blocks for which the money may be locked.
+    """
 
     destination: bytes
     amount_msat: Msat
     max_fee_msat: Msat | None = None
+    max_delay: int = MAX_HTLC_CLTV
     label: str | None = None
     retry_for: int = 60
     final_delay: int = 22

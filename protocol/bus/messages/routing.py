@@ -2,7 +2,7 @@
 
 from msgspec import Struct
 
-from protocol.amounts import Msat, ShortChannelId
+from protocol.amounts import MAX_HTLC_CLTV, Msat, ShortChannelId
 from protocol.bolt11.invoice import HopHint
 
 
@@ -60,7 +60,7 @@ class FindRoutes(Struct, frozen=True, tag="routing.find"):
     excluded: tuple[tuple[ShortChannelId, int], ...] = ()
     excluded_nodes: tuple[bytes, ...] = ()
     max_parts: int = 16
-    max_delay: int = 2016
+    max_delay: int = MAX_HTLC_CLTV
     source: bytes | None = None
     payment: str = ""
     max_hops: int = 20

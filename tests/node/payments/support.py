@@ -52,6 +52,7 @@ def invoice_text(
     expiry: int = 3600,
     prefix: str = "bcrt",
     features: frozenset[int] = frozenset({8, 14}),
+    final_delay: int = 18,
 ) -> str:
     terms = InvoiceTerms(
         prefix=prefix,
@@ -61,6 +62,7 @@ def invoice_text(
         payment_secret=SECRET,
         description="coffee",
         expiry=expiry,
+        min_final_cltv_expiry_delta=final_delay,
         features=features,
     )
     unsigned = encode.unsigned(terms)
@@ -168,14 +170,18 @@ class SignerStandIn:
 
     def __init__(self) -> None:
         self.preimages: dict[bytes, bytes] = {}
+        self.asked: list[MakeInvoice] = []
         self.reply: Any = None
 
     async def call(self, request: Any) -> Any:
+        if isinstance(self.reply, Exception):
+            raise self.reply
         if self.reply is not None:
             return self.reply
         if isinstance(request, SignMessage):
             return MessageSigned("zbase", bytes(64), 0)
         assert isinstance(request, MakeInvoice)
+        self.asked.append(request)
         preimage = sha256(b"preimage" + request.request_id)
         terms = InvoiceTerms(
             prefix="bcrt",

@@ -1,10 +1,12 @@
 """Invoices and incoming HTLCs over the bus: what is decided, said again, and saved."""
 
 import asyncio
+from typing import ClassVar
 
 import pytest
 from msgspec.structs import replace
 
+from node.payments.receive import MIN_FINAL_CLTV_EXPIRY
 from protocol.amounts import BlockHeight, Msat
 from protocol.bolt4 import failure as failures
 from protocol.bolt4 import payload as payloads
@@ -12,12 +14,20 @@ from protocol.bolt4.failure import FinalIncorrectHtlcAmount, IncorrectOrUnknownP
 from protocol.bolt4.payload import FinalPayload
 from protocol.bolt11.decode import decode
 from protocol.bus.messages.chain import TipChanged
-from protocol.bus.messages.channel import FailHtlc, FulfilHtlc, HtlcReceived, HtlcResolved
+from protocol.bus.messages.channel import (
+    ChannelStateChanged,
+    FailHtlc,
+    FulfilHtlc,
+    HtlcReceived,
+    HtlcResolved,
+)
 from protocol.bus.messages.payments import CreateInvoice, InvoiceRow, ListInvoices, SignText, WaitInvoice
-from protocol.bus.messages.signer import NotNow, Refused
-from protocol.errors import CommandRefused
+from protocol.bus.messages.routing import ChannelPolicy, PeerPolicy, PeerPolicyIs
+from protocol.bus.messages.signer import InvoiceMade, NotNow, Refused
+from protocol.bus.service import Service, handles
+from protocol.errors import CommandRefused, ProtocolError
 from protocol.hashes import sha256
-from tests.node.payments.support import CHANNEL, HEIGHT, NOW, OUR_ID, House
+from tests.node.payments.support import CHANNEL, HEIGHT, NOW, OUR_ID, PAYEE_ID, House, channel_info
 
 INVOICES = "SELECT status, received_msat, paid_at, pay_index FROM invoices ORDER BY created"
 EXPIRY = BlockHeight(HEIGHT + 30)
@@ -94,6 +104,56 @@ async def test_labels_are_unique_also_while_an_invoice_is_being_made(house: Hous
     with pytest.raises(CommandRefused) as again:
         await house.ask(ASK)
     assert again.value.code == 900
+
+
+async def test_an_invoice_asks_for_as_many_blocks_as_its_maker_says(house: House):
+    made = await house.ask(replace(ASK, cltv=MIN_FINAL_CLTV_EXPIRY))
+    assert decode(made.bolt11).min_final_cltv_expiry_delta == MIN_FINAL_CLTV_EXPIRY
+
+
+class GossipStandIn(Service):
+    """Knows what every peer asks for."""
+
+    name: ClassVar[str] = "gossip"
+
+    @handles(PeerPolicy)
+    def peer_policy(self, _request: PeerPolicy) -> PeerPolicyIs:
+        return PeerPolicyIs(ChannelPolicy(Msat(1000), 10, 40, Msat(1), Msat(10**9)))
+
+
+async def test_an_invoice_names_the_private_channels_as_they_are_now(house: House):
+    """Nobody finds a way through one that is closed, nor to us where none was known at our start."""
+    gossip = GossipStandIn(house.bus)
+    await gossip.start()
+    for alias in (7, 8):
+        house.channel.channels = (replace(channel_info(), announce=False, alias_remote=alias),)
+        house.bus.publish(ChannelStateChanged(CHANNEL, "", "CHANNELD_NORMAL", "", HEIGHT))
+        await house.ask(replace(ASK, label=f"table {alias}"))
+    assert [asked.route_hints for asked in house.signer.asked] == [
+        (((PAYEE_ID, alias, 1000, 10, 40),),) for alias in (7, 8)
+    ]
+    await gossip.stop()
+
+
+async def test_an_invoice_is_made_also_while_our_channels_cannot_be_listed(house: House):
+    """Without hints then: who is to be paid now must not wait for another service."""
+    await house.channel.stop()
+    assert decode((await house.ask(ASK)).bolt11).route_hints == ()
+    await house.channel.start()
+
+
+async def test_two_hold_invoices_over_one_hash_at_a_time_are_not_both_made(house: House):
+    """A shop that asks twice would stop the node: the second row cannot be written beside the first."""
+    hold = replace(ASK, hold_hash=sha256(b"kept elsewhere"))
+    asked = [house.asking(hold), house.asking(replace(hold, label="brunch"))]
+    made, refusal = await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 5)
+    assert isinstance(made, InvoiceRow) and isinstance(refusal, CommandRefused)
+    assert refusal.code == 900
+    await house.on_disk()
+    assert house.rows("SELECT label FROM invoices") == [("breakfast",)]
+    with pytest.raises(CommandRefused) as again:
+        await house.ask(replace(hold, label="supper"))
+    assert again.value.code == 900
     assert len(house.rows(INVOICES)) == 1
 
 
@@ -112,12 +172,23 @@ async def test_an_invoice_that_could_not_be_paid_is_refused(house: House, reques
     assert refused.value.code == -32602
 
 
-async def test_a_signer_that_refuses_or_is_busy_is_quoted(house: House):
+async def test_a_signer_that_overlooks_the_hash_of_a_hold_invoice_makes_none(house: House):
+    """As an older one would: whoever pays such an invoice pays for a preimage that the shop does not wait for."""
+    house.signer.reply = InvoiceMade("lnbcrt1", sha256(b"its own preimage"), bytes(32))
+    with pytest.raises(CommandRefused, match="same version"):
+        await house.ask(replace(ASK, hold_hash=sha256(b"kept elsewhere")))
+    assert house.rows("SELECT label FROM invoices") == []
+
+
+async def test_a_signer_that_refuses_is_busy_or_is_away_is_quoted(house: House):
     house.signer.reply = Refused("t", "invoices are off", "", "", "Ask the admin.")
     with pytest.raises(CommandRefused, match=r"invoices are off\. Ask the admin"):
         await house.ask(ASK)
     house.signer.reply = NotNow("locked")
     with pytest.raises(CommandRefused, match="locked"):
+        await house.ask(ASK)
+    house.signer.reply = ProtocolError("its socket is closed")
+    with pytest.raises(CommandRefused, match=r"its socket is closed\. Start it"):
         await house.ask(ASK)
     house.signer.reply = None
     assert (await house.ask(ASK)).status == "unpaid"  # the label was not used up

@@ -1,7 +1,12 @@
 """Which channel carries an amount, by the payment service's own account."""
 
-from node.payments.channels import ChannelBook
+import pytest
+from msgspec.structs import replace
+
+from node.payments.channels import ChannelBook, ChannelList
 from protocol.amounts import Msat
+from protocol.bus.bus import OutcomeUnknown
+from protocol.bus.messages.channel import ChannelInfo, HtlcInfo, ListChannels
 from tests.node.payments.support import CHANNEL, OTHER_CHANNEL, PAYEE_ID, STRANGER_ID, channel_info
 
 
@@ -48,6 +53,24 @@ def test_channels_that_are_away_closing_tried_or_of_others_are_not_chosen():
     assert chosen(book(channel_info()), 1) == CHANNEL
 
 
+def test_routes_begin_only_at_channels_that_carry_something_now():
+    away = (
+        channel_info(connected=False),
+        channel_info(state="CHANNELD_SHUTTING_DOWN"),
+        channel_info(spendable=0),
+        replace(channel_info(), reestablished=False),
+    )
+    assert [book(channel).first_hops() for channel in away] == [()] * 4
+    assert book(channel_info()).first_hops(but={CHANNEL}) == ()
+    ours = tuple(HtlcInfo(True, n, Msat(1), bytes(32), 600, "SENT_ADD_HTLC") for n in range(4))
+    theirs = (HtlcInfo(False, 0, Msat(1), bytes(32), 600, "RCVD_ADD_HTLC"),)
+    narrow = replace(
+        channel_info(), peer_max_accepted_htlcs=5, peer_htlc_minimum=Msat(7), htlcs=ours + theirs
+    )
+    (hop,) = book(narrow).first_hops()
+    assert (hop.slots, hop.htlc_minimum_msat, hop.spendable_msat) == (1, 7, 1_000_000)
+
+
 def test_why_not_names_the_limit():
     assert "no channel with the recipient" in book().why_not(PAYEE_ID, Msat(1))
     assert "not connected" in book(channel_info(connected=False)).why_not(PAYEE_ID, Msat(1))
@@ -73,3 +96,15 @@ def test_news_while_the_list_is_on_its_way_asks_for_another():
     one.outdated = True
     one.learn((channel_info(),))
     assert one.outdated
+
+
+async def test_a_list_that_could_not_be_had_is_asked_for_again():
+    """Otherwise the old one would count as new, with channels in it that are closed by now."""
+
+    async def nobody_answers(_request: ListChannels) -> tuple[ChannelInfo, ...]:
+        raise OutcomeUnknown("the channel service did not answer")
+
+    channels = ChannelList(nobody_answers)
+    with pytest.raises(OutcomeUnknown):
+        await channels.refresh()
+    assert channels.book.outdated

@@ -6,15 +6,18 @@ from typing import ClassVar
 import pytest
 from msgspec.structs import replace
 
-from protocol.amounts import Msat
+from node.payments import forward_store
+from protocol.amounts import BlockHeight, Msat
 from protocol.bolt4 import failure as failures
 from protocol.bolt4.failure import (
+    ExpiryTooSoon,
     Failure,
     FeeInsufficient,
     InvalidOnionPayload,
     TemporaryChannelFailure,
     UnknownNextPeer,
 )
+from protocol.bus.messages.chain import TipChanged
 from protocol.bus.messages.channel import (
     FailHtlc,
     HtlcFailed,
@@ -24,11 +27,11 @@ from protocol.bus.messages.channel import (
     HtlcResolved,
     forward_origin,
 )
-from protocol.bus.messages.forwards import SetPolicy
+from protocol.bus.messages.forwards import GetEarnings, ListForwards, SetPolicy
 from protocol.bus.messages.routing import OwnUpdate, OwnUpdateIs
 from protocol.bus.service import Service, handles
 from protocol.hashes import sha256
-from tests.node.payments.support import CHANNEL, OTHER_CHANNEL, PREIMAGE, House
+from tests.node.payments.support import CHANNEL, NOW, OTHER_CHANNEL, PREIMAGE, House
 from tests.node.payments.test_forwarder import (
     AMOUNT,
     FEE,
@@ -43,8 +46,8 @@ from tests.node.payments.test_forwarder import (
     htlc,
     incoming_channel,
     outgoing,
-    restarted,
 )
+from tests.node.payments.test_forwarder_restarts import restarted
 from tests.node.wallet.support import until
 
 
@@ -144,6 +147,58 @@ async def test_an_onion_that_was_refused_or_is_long_over_is_no_less_a_replay(hou
     await hear(house, htlc(3, key=over), htlc(4, key=refused))
     assert house.channel.offers == []
     assert house.channel.decisions == [failed(TemporaryChannelFailure(), n) for n in (3, 4)]
+
+
+async def test_an_onion_is_remembered_no_longer_than_its_htlc_may_be_alive(house: House):
+    """checklist 32: else whoever sends us HTLCs fills our memory, for as long as the node runs. A copy that comes later
+    fails by its own expiry."""
+    key, first = b"\x03" * 33, htlc(0, key=b"\x03" * 33)
+    await hear(house, first, htlc(1, key=key))
+    assert house.channel.decisions == [failed(TemporaryChannelFailure(), 1)]
+    await hear(house, TipChanged(BlockHeight(first.cltv_expiry), bytes(32), 0), htlc(2, key=key))
+    assert isinstance(failures.decode(house.channel.decisions[-1].failure), ExpiryTooSoon)
+    assert len(house.channel.offers) == 1
+
+
+async def test_what_came_back_earned_nothing(house: House):
+    """Nor does it count for the peer that sent it: who lets all of it fail would else earn a good name with us."""
+    await hear(house, htlc(), HtlcFailed(ORIGIN, OTHER_CHANNEL, 4, b"sealed"), htlc(1, fee=0))
+    assert [row.status for row in (await house.ask(ListForwards())).forwards] == ["failed", "local_failed"]
+    assert (await house.ask(GetEarnings(0, NOW + 100, 1000))).earned == ()
+    assert forward_store.read_earned_by_channel(house.database.writer, 0) == []
+
+
+async def test_a_start_asks_for_the_forwards_that_are_under_way_and_not_for_all_of_the_past(house: House):
+    await hear(house, htlc(), FULFILLED, HtlcResolved(CHANNEL, 0, sha256(PREIMAGE), True), htlc(1))
+    await restarted(house, stands=False)
+    assert house.channel.origins_asked == (forward_origin(CHANNEL, 1),)
+
+
+async def test_a_forward_whose_onion_key_is_not_known_does_not_keep_the_node_from_starting(house: House):
+    """One of an earlier version, or one whose onion nobody could read."""
+    await hear(house, htlc(key=b""))
+    await restarted(house, (ORIGIN, "pending", None, None, None))
+    await hear(house, htlc(key=b""), htlc(1, key=b""))
+    assert len(house.channel.offers) == 1  # the second, which is no copy of the first
+
+
+async def test_forwards_are_listed_as_they_are_now_and_the_newest_last(house: House):
+    await hear(house, htlc(), htlc(1, fee=0), htlc(2))
+    house.bus.publish(FULFILLED)
+    settled = (await house.ask(ListForwards(status="settled"))).forwards  # "offered" on disk still
+    assert [row.in_htlc for row in settled] == [0]
+    assert [row.in_htlc for row in (await house.ask(ListForwards(status="offered"))).forwards] == [2]
+    assert [row.in_htlc for row in (await house.ask(ListForwards(newest=2))).forwards] == [1, 2]
+
+
+async def test_how_long_an_htlc_was_held_is_remembered_no_longer_than_it_stands(house: House):
+    """Else each HTLC that comes takes a little memory for ever, and to send us one costs nothing if it fails."""
+    arrivals = house.payments._arrivals
+    await hear(house, htlc())
+    house.now += 1
+    assert arrivals.held((CHANNEL, 0)) == 10
+    await hear(house, FULFILLED, HtlcResolved(CHANNEL, 0, sha256(PREIMAGE), True))
+    assert arrivals.held((CHANNEL, 0)) == 0
 
 
 async def test_a_refusal_of_one_that_was_said_again_after_a_restart_sends_it_on_anew(house: House):

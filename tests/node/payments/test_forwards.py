@@ -4,8 +4,8 @@ import pytest
 from msgspec.structs import replace
 
 from node.payments import forwards
-from node.payments.forwards import MAX_HTLC_CLTV, MIN_BLOCKS_LEFT
-from protocol.amounts import BlockHeight, Msat, ShortChannelId
+from node.payments.forwards import MIN_BLOCKS_LEFT
+from protocol.amounts import MAX_HTLC_CLTV, BlockHeight, Msat, ShortChannelId
 from protocol.bolt4 import payload as payloads
 from protocol.bolt4.failure import (
     AmountBelowMinimum,

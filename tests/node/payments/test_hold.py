@@ -1,9 +1,8 @@
-"""Hold invoices, keysend, waiting for any invoice, deleting, hints and what is receivable."""
+"""Hold invoices and keysend."""
 
 import pytest
 from msgspec.structs import replace
 
-from node.payments.hints import receivable, route_hints
 from node.payments.receive import HOLD_MARGIN
 from protocol.amounts import BlockHeight, Msat
 from protocol.bolt4 import failure as failures
@@ -16,14 +15,10 @@ from protocol.bus.messages.channel import FailHtlc, FulfilHtlc, HtlcReceived, Ht
 from protocol.bus.messages.payments import (
     CancelHold,
     CreateInvoice,
-    DeleteInvoice,
     InvoiceRow,
     ListInvoices,
     SettleHold,
-    WaitAnyInvoice,
-    WaitInvoice,
 )
-from protocol.bus.messages.routing import ChannelPolicy
 from protocol.errors import CommandRefused
 from protocol.hashes import sha256
 from tests.node.payments.support import (
@@ -32,7 +27,6 @@ from tests.node.payments.support import (
     OTHER_CHANNEL,
     PREIMAGE,
     House,
-    channel_info,
 )
 
 HASH = sha256(PREIMAGE)
@@ -387,107 +381,3 @@ async def test_an_invoice_of_ours_is_not_paid_by_a_keysend(house: House):
     preimage = house.signer.preimages[invoice.payment_hash]
     await hear(house, spontaneous(preimage=preimage, hash_=invoice.payment_hash))
     assert house.channel.decisions == [details(5000)]
-
-
-# Waiting and deleting.
-
-
-async def pay(house: House, label: str, htlc_id: int) -> InvoiceRow:
-    invoice = await house.ask(CreateInvoice(Msat(10_000), label, "a story"))
-    await hear(
-        house, part(invoice, htlc_id=htlc_id), HtlcResolved(CHANNEL, htlc_id, invoice.payment_hash, True)
-    )
-    return invoice
-
-
-async def test_waiting_for_any_invoice_goes_through_them_in_order(house: House):
-    waiting = house.asking(WaitAnyInvoice(0))
-    await pay(house, "first", 0)
-    assert (await waiting).label == "first"
-    await pay(house, "second", 1)
-    assert (await house.ask(WaitAnyInvoice(0))).label == "first"
-    assert (await house.ask(WaitAnyInvoice(1))).label == "second"
-    with pytest.raises(CommandRefused) as refused:
-        await house.ask(WaitAnyInvoice(2, 0.01))
-    assert refused.value.code == 904
-
-
-async def test_a_deleted_invoice_is_gone_and_its_index_is_not_used_again(house: House):
-    await pay(house, "first", 0)
-    with pytest.raises(CommandRefused) as refused:
-        await house.ask(DeleteInvoice("first", "unpaid"))
-    assert refused.value.code == 906
-    assert (await house.ask(DeleteInvoice("first", "paid"))).label == "first"
-    await house.on_disk()
-    assert (await house.ask(ListInvoices())).invoices == ()
-    await house.restart()
-    await pay(house, "second", 1)
-    assert (await house.ask(WaitAnyInvoice(1))).pay_index == 2
-
-
-async def test_an_unpaid_invoice_that_was_deleted_can_no_longer_be_paid(house: House):
-    invoice = await house.ask(CreateInvoice(Msat(10_000), "x", "a story"))
-    await house.ask(DeleteInvoice("x", "unpaid", description_only=True))
-    await house.on_disk()
-    assert (await house.ask(ListInvoices())).invoices[0].description == ""
-    await house.ask(DeleteInvoice("x", "unpaid"))
-    await hear(house, part(invoice))
-    assert house.channel.decisions == [details()]
-
-
-async def test_an_invoice_that_is_being_paid_is_not_deleted(house: House):
-    invoice = await house.ask(CreateInvoice(Msat(10_000), "x", "a story"))
-    await hear(house, part(invoice))
-    with pytest.raises(CommandRefused):
-        await house.ask(DeleteInvoice("x", "unpaid"))
-
-
-async def test_waiting_for_a_cancelled_hold_ends(house: House):
-    await house.ask(ASK)
-    await house.ask(CancelHold(HASH))
-    await house.on_disk()
-    assert (await house.ask(WaitInvoice("bond"))).status == "cancelled"
-
-
-# Hints, and what could come in.
-
-POLICY = ChannelPolicy(Msat(1000), 10, 40, Msat(1), Msat(10**9))
-
-
-async def known(_channel_id: bytes) -> ChannelPolicy | None:
-    return POLICY
-
-
-async def unknown(_channel_id: bytes) -> ChannelPolicy | None:
-    return None
-
-
-async def test_a_hint_names_the_alias_of_the_peer_and_never_a_secret_place():
-    """checklist 12: the real short channel id must not stand in an invoice with type bit 46."""
-    private = replace(channel_info(), alias_remote=99, scid_alias_only=True)
-    nameless = replace(private, channel_id=OTHER_CHANNEL, alias_remote=None)
-    hints = await route_hints((private, nameless), known, expose=None)
-    assert hints == (((private.peer, 99, 1000, 10, 40),),)
-
-
-async def test_hints_are_left_out_when_they_are_not_needed_not_wanted_or_not_known():
-    private, public = channel_info(), replace(channel_info(OTHER_CHANNEL), announce=True)
-    assert await route_hints((private, public), known, expose=None) == ()
-    assert len(await route_hints((private, public), known, expose=True)) == 1
-    assert await route_hints((private,), known, expose=False) == ()
-    assert await route_hints((private,), unknown, expose=True) == ()
-    assert await route_hints((channel_info(connected=False),), known, expose=True) == ()
-    assert await route_hints((channel_info(state="CHANNELD_SHUTTING_DOWN"),), known, expose=True) == ()
-
-
-def test_receivable_says_what_limits_it():
-    assert "no channel" in receivable(()).reason
-    assert (
-        receivable((channel_info(connected=False),)).reason
-        == "no channel is usable now (the peer is not connected)"
-    )
-    two = receivable((channel_info(), channel_info(OTHER_CHANNEL)))
-    assert (two.total_msat, two.largest_msat) == (78_000_000, 39_000_000)
-    assert "largest" in two.reason
-    empty = receivable((replace(channel_info(), receivable_msat=Msat(0)),))
-    assert "reserve" in empty.reason

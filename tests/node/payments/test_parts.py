@@ -105,6 +105,57 @@ async def test_parts_join_only_what_they_are_parts_of(house: House, router: Rout
     assert len(house.channel.offers) == 2
 
 
+async def test_only_a_part_that_was_paid_shows_the_proof_that_it_was(house: House, router: RouterStandIn):
+    await house.ask(part(6000, part_id=1))
+    await house.ask(part(4000, part_id=2, first=SECOND))
+    await house.settle()
+    first, second = house.channel.offers
+    fulfil(house, first)
+    house.bus.publish(failing(second, TemporaryChannelFailure()))
+    await house.on_disk()
+    listed = (await house.ask(ListParts(payment_hash=HASH))).parts
+    assert [(one.part_id, one.status, one.preimage) for one in listed] == [
+        (1, "complete", PREIMAGE),
+        (2, "failed", None),
+    ]
+
+
+NOBODY = replace(part().hops[0], node_id=b"\x02" + b"\xff" * 32)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        replace(part(), payment_metadata=bytes(1300)),  # more than an onion holds
+        replace(part(), hops=(part().hops[0], NOBODY, part().hops[1])),  # the id is no point of the curve
+    ],
+)
+async def test_a_part_for_which_no_onion_can_be_made_leaves_the_invoice_free_to_be_paid(
+    house: House, router: RouterStandIn, wrong: SendPart
+):
+    """Otherwise it would count as being under way, with nothing that could ever end, until the node is started anew."""
+    router.plans = [((AMOUNT, FIRST),)]
+    with pytest.raises(CommandRefused):
+        await house.ask(wrong)
+    assert house.channel.offers == []
+    paying = await started(house, Pay(invoice_text()))
+    fulfil(house, house.channel.offers[0])
+    assert (await paying).status == "complete"
+
+
+async def test_such_a_part_does_not_make_others_of_its_payment_forgotten(house: House, router: RouterStandIn):
+    """With the first part on its way, and nobody who remembers it, the whole could be paid once more."""
+    await house.ask(part(6000, part_id=1, payment_metadata=bytes(600)))
+    second = part(4000, part_id=2, payment_metadata=bytes(600))
+    with pytest.raises(CommandRefused, match="onion"):
+        await house.ask(replace(second, hops=(*[second.hops[0]] * 19, second.hops[1])))
+    router.plans = [((AMOUNT, FIRST),)]
+    with pytest.raises(CommandRefused, match="under way"):
+        await house.ask(Pay(invoice_text()))
+    await house.settle()
+    assert len(house.channel.offers) == 1
+
+
 async def test_after_a_restart_a_part_along_a_given_route_is_not_retried_either(
     house: House, router: RouterStandIn
 ):

@@ -1,5 +1,7 @@
 """What a payer decides, without any service."""
 
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
@@ -9,6 +11,7 @@ from protocol.amounts import BlockHeight, Msat, ShortChannelId
 from protocol.bolt4 import failure, failure_onion, payload, sphinx
 from protocol.bolt4.attribution import Told, keys_of, update
 from protocol.bolt4.failure import FailureCode, IncorrectOrUnknownPaymentDetails, MppTimeout
+from protocol.bolt11.invoice import HopHint
 from protocol.bus.messages.routing import RouteHop
 from protocol.errors import CommandRefused
 from protocol.hashes import sha256
@@ -29,6 +32,10 @@ SESSION = Secret(b"\x77" * 32)
 
 def read(text: str):
     return send.read_invoice(text, prefix="bcrt")
+
+
+def read_failure(reason: bytes, malformed_code: int | None, secrets: tuple[Secret, ...]) -> CommandRefused:
+    return send.refusal(send.open_failure(reason, malformed_code, secrets), len(secrets))
 
 
 def test_onion_tells_the_payee_amount_expiry_secret_and_total():
@@ -66,6 +73,7 @@ def test_secrets_of_an_earlier_run_are_found_again_from_the_session_key():
         (invoice_text(amount=None), None, "leaves the amount open"),
         (invoice_text(amount=None), 0, "amount of 0"),
         (invoice_text(amount=10_000), 9_999, "asks for 10000 msat"),
+        (invoice_text(amount=10_000), 10_001, "asks for 10000 msat"),
     ],
 )
 def test_amount_that_does_not_fit_the_invoice_is_refused(text: str, asked: int | None, sentence: str):
@@ -78,6 +86,26 @@ def test_amount_is_the_invoices_or_the_one_given_where_it_is_open():
     assert send.amount_to_pay(read(invoice_text(amount=10_000)), None) == 10_000
     assert send.amount_to_pay(read(invoice_text(amount=10_000)), Msat(10_000)) == 10_000
     assert send.amount_to_pay(read(invoice_text(amount=None)), Msat(7)) == 7
+
+
+def test_fees_may_be_a_hundredth_or_5_sat_unless_the_payer_says_otherwise():
+    """A payer who allows no fee at all means it."""
+    asked = [
+        (10_000, None),
+        (500_001, None),
+        (1_000_000, None),
+        (10_000, 0),
+        (1_000_000, 7),
+        (10_000, 20_000),
+    ]
+    assert [send.fee_budget(Msat(n), fee) for n, fee in asked] == [5000, 5000, 10_000, 0, 7, 20_000]
+
+
+def test_the_private_ways_that_an_invoice_names_are_used():
+    hint = HopHint(STRANGER_ID, ShortChannelId(7), 1, 2, 3)
+    assert send.goal_of(replace(read(invoice_text()), route_hints=((hint,),)), Msat(10_000)).hints == (
+        (hint,),
+    )
 
 
 def test_invoice_of_another_chain_is_refused():
@@ -98,7 +126,7 @@ def test_expired_invoice_is_refused_with_code_207():
 def test_permanent_failure_of_the_payee_is_code_203_and_says_what_to_do():
     secret = Secret(b"\x01" * 32)
     reason = failure_onion.create(secret, IncorrectOrUnknownPaymentDetails(Msat(10_000), BlockHeight(500)))
-    refusal = send.read_failure(reason, None, (secret,))
+    refusal = read_failure(reason, None, (secret,))
     assert refusal.code == PayCode.REFUSED_BY_PAYEE
     assert "incorrect_or_unknown_payment_details" in refusal.sentence
     assert refusal.what_to_do == "Ask for a new invoice."
@@ -106,27 +134,27 @@ def test_permanent_failure_of_the_payee_is_code_203_and_says_what_to_do():
 
 def test_passing_failure_is_not_called_permanent():
     secret = Secret(b"\x01" * 32)
-    refusal = send.read_failure(failure_onion.create(secret, MppTimeout()), None, (secret,))
+    refusal = read_failure(failure_onion.create(secret, MppTimeout()), None, (secret,))
     assert refusal.code == PayCode.OTHER
     assert refusal.what_to_do == "Try again."
 
 
 def test_failure_that_nobody_signed_is_code_202():
-    assert send.read_failure(bytes(292), None, (Secret(b"\x01" * 32),)).code == PayCode.UNREADABLE_FAILURE
-    assert send.read_failure(b"", None, (Secret(b"\x01" * 32),)).code == PayCode.UNREADABLE_FAILURE
+    assert read_failure(bytes(292), None, (Secret(b"\x01" * 32),)).code == PayCode.UNREADABLE_FAILURE
+    assert read_failure(b"", None, (Secret(b"\x01" * 32),)).code == PayCode.UNREADABLE_FAILURE
 
 
 def test_malformed_onion_is_told_by_its_code():
-    refusal = send.read_failure(bytes(32), FailureCode.INVALID_ONION_HMAC, (Secret(b"\x01" * 32),))
+    refusal = read_failure(bytes(32), FailureCode.INVALID_ONION_HMAC, (Secret(b"\x01" * 32),))
     assert "invalid_onion_hmac" in refusal.sentence
-    without_badonion = send.read_failure(bytes(32), FailureCode.MPP_TIMEOUT, (Secret(b"\x01" * 32),))
+    without_badonion = read_failure(bytes(32), FailureCode.MPP_TIMEOUT, (Secret(b"\x01" * 32),))
     assert without_badonion.code == PayCode.UNREADABLE_FAILURE
 
 
 @pytest.mark.parametrize("code", list(FailureCode))
 def test_every_failure_has_a_sentence_and_a_next_step(code: FailureCode):
     secret = Secret(b"\x01" * 32)
-    refusal = send.read_failure(
+    refusal = read_failure(
         failure_onion.create(secret, failure.decode(code.to_bytes(2, "big") + bytes(64))), None, (secret,)
     )
     assert refusal.sentence.endswith(f"({code.name.lower()})")
@@ -221,6 +249,10 @@ def check(route: tuple[RouteHop, ...], max_fee: int = 10) -> None:
         hops((STRANGER_ID, 6011, 61), (PAYEE_ID, 6000, 21)),  # dearer than allowed
         hops((STRANGER_ID, 6011, 61), (PAYEE_ID, 6001, 21)),  # more than is missing
         hops((STRANGER_ID, 10, 61), (PAYEE_ID, 0, 21)),
+        hops(
+            (STRANGER_ID, 6010, 61), (PAYEE_ID, 6000, 20)
+        ),  # fewer blocks than the recipient wants to have left
+        hops((STRANGER_ID, 6010, 2017), (PAYEE_ID, 6000, 21)),  # the money may be locked for 2016
         hops(*[(STRANGER_ID, 6000, 61)] * 20, (PAYEE_ID, 6000, 21)),  # no onion holds so many
     ],
 )
@@ -228,3 +260,20 @@ def test_a_route_that_breaks_what_was_asked_is_refused(wrong: tuple[RouteHop, ..
     check(WAY)
     with pytest.raises(CommandRefused):
         check(wrong)
+
+
+@pytest.mark.parametrize(
+    ("ruled_out", "kept"),
+    [
+        ({"excluded": ((1, 0),)}, {"excluded": ((1, 1), (2, 0))}),
+        ({"excluded_nodes": (STRANGER_ID,)}, {"excluded_nodes": (bytes(33),)}),
+        ({"max_delay": 60}, {"max_delay": 61}),
+    ],
+)
+def test_a_route_that_the_payer_ruled_out_is_refused(ruled_out: dict[str, Any], kept: dict[str, Any]):
+    """From whoever found it: what finds routes may be wrong, and what is offered cannot be taken back."""
+    goal = send.goal_of(read(invoice_text()), Msat(10_000), **kept)
+    send.check_route(WAY, goal, 10, parts_of=6000)
+    goal = send.goal_of(read(invoice_text()), Msat(10_000), **ruled_out)
+    with pytest.raises(CommandRefused):
+        send.check_route(WAY, goal, 10, parts_of=6000)

@@ -77,10 +77,12 @@ async def test_pay_passes_on_what_must_be_avoided(gateway: Gateway):
 async def test_a_payment_without_invoice(gateway: Gateway, method: str):
     gateway.payments.answers[Keysend] = payment()
     result = await gateway.call(
-        method, {"destination": PEER, "amount_msat": "1sat", "extratlvs": {"65537": "0102"}}
+        method,
+        {"destination": PEER, "amount_msat": "1sat", "maxdelay": 300, "extratlvs": {"65537": "0102"}},
     )
     assert result["payment_preimage"] == "dd" * 32
-    assert gateway.payments.asked == [Keysend(PEER_ID, Msat(1000), records=((65537, b"\x01\x02"),))]
+    records = ((65537, b"\x01\x02"),)
+    assert gateway.payments.asked == [Keysend(PEER_ID, Msat(1000), max_delay=300, records=records)]
     assert (await gateway.error(method, {"destination": PEER, "amount_msat": 1, "extratlvs": [1]}))[
         "code"
     ] == -32602

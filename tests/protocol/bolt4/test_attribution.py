@@ -100,7 +100,22 @@ def test_a_hop_that_gives_none_is_where_the_knowledge_ends(at: int) -> None:
     assert read(secrets, carried, told) == Told(tuple(range(at)), spoiled_at=at, silent=True)
 
 
-@pytest.mark.parametrize(("given", "silent"), [(None, True), (bytes(SIZE), True), (b"!" * SIZE, False)])
+def test_behind_the_hop_that_failed_it_nobody_is_asked() -> None:
+    """checklist 39: the hops behind had no part in it, and have no data in it that they could have spoiled."""
+    carried, told = travel(SECRETS[:3], [3, 2, 1])
+    assert read(SECRETS, carried, told, source=2) == Told((3, 2, 1))
+
+
+@pytest.mark.parametrize(
+    ("given", "silent"),
+    [
+        (None, True),
+        (bytes(SIZE), True),
+        (b"!" * SIZE, False),
+        (b"!!!!" + bytes(SIZE - 4), False),  # a hold time, and no HMAC
+        (bytes(80) + b"!!!!" * 20 + bytes(SIZE - 160), False),  # its HMACs, and no hold time
+    ],
+)
 def test_silence_is_told_from_garbage(given: bytes | None, silent: bool) -> None:
     """checklist 39: garbage is the work of the hop or the one before; where nothing came, others may be at fault."""
     carried, _ = travel(SECRETS[1:], [2, 3, 4, 5])

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.amounts import BlockHeight, Msat
+from protocol.bolt4 import failure_onion
 from protocol.bolt4.failure import (
     IncorrectOrUnknownPaymentDetails,
     TemporaryNodeFailure,
@@ -110,6 +111,20 @@ def test_failure_of_a_node_that_is_not_on_the_route_names_nobody() -> None:
     assert unwrap(SHARED_SECRETS[:3], returned(4)) is None
     # Nor does the constant key of the rounds after the last hop.
     assert unwrap([], create(Secret(bytes(32)), UnknownNextPeer())) is None
+
+
+def test_the_time_to_read_a_failure_does_not_tell_how_far_away_it_was_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """checklist 33: a node of the route could else measure when we try again, and count its distance to us."""
+    rounds = []
+    monkeypatch.setattr(
+        failure_onion, "apply_stream", lambda *given: rounds.append(1) or apply_stream(*given)
+    )
+    for hops, packet in ((5, returned(0)), (5, returned(4)), (1, returned(0)), (5, bytes(292))):
+        rounds.clear()
+        unwrap(SHARED_SECRETS[:hops], packet)
+        assert len(rounds) == 27
 
 
 def test_route_longer_than_the_rounds_is_our_bug() -> None:

@@ -82,6 +82,8 @@ def test_wrong_forward_payload_names_type_and_offset(raw: str, tlv_type: int, of
         ("0402" + "03e8" + "0822" + SECRET.hex() + "2710", 2, 0),
         ("02022710" + "0822" + SECRET.hex() + "2710", 4, 0),
         ("02022710040203e8081f" + SECRET[:31].hex(), 8, 8),
+        ("0209010000000000000000" + "040203e8" + "0822" + SECRET.hex() + "2710", 2, 0),  # more than 64 bits
+        ("02022710" + "04050100000000" + "0822" + SECRET.hex() + "2710", 4, 4),  # more than 32 bits
         ("02022710040203e80822" + SECRET.hex() + "0010", 8, 8),
         ("02022710040203e80829" + SECRET.hex() + "010000000000000000", 8, 8),
         ("02022710040203e812022710", 18, 8),  # total_amount_msat belongs to blinded payments
@@ -154,7 +156,7 @@ def test_a_preimage_is_for_the_last_node_and_has_32_bytes() -> None:
         decode_final(final + bytes.fromhex("ff0000000146c6616c1f") + bytes(31))
 
 
-@pytest.mark.parametrize("others", [((8, b"x"),), ((65537, b"x"), (65537, b"y"))])
+@pytest.mark.parametrize("others", [((8, b"x"),), ((16, b"x"),), ((65537, b"x"), (65537, b"y"))])
 def test_a_further_record_with_a_type_that_is_taken_is_refused(others: tuple[tuple[int, bytes], ...]) -> None:
     payload = FinalPayload(Msat(1), BlockHeight(2), None, Msat(1), others=others)
     with pytest.raises(CommandRefused):

@@ -21,7 +21,6 @@ from protocol.bolt4.sphinx import (
     OnionError,
     build,
     peel,
-    peel_with_shared_secret,
 )
 from protocol.errors import CommandRefused
 from protocol.secret import Secret
@@ -87,12 +86,11 @@ def test_sender_and_hops_share_the_same_secrets() -> None:
         packet = peeled.next_packet or b""
 
 
-def test_ecdh_made_elsewhere_peels_the_same() -> None:
-    packet = onion().packet
-    shared = curve.ecdh(NODE_SECRETS[0], sphinx.ephemeral_key(packet))
-    assert peel_with_shared_secret(Secret(shared), packet, ASSOCIATED_DATA) == peel(
-        NODE_SECRETS[0], packet, ASSOCIATED_DATA
-    )
+@pytest.mark.parametrize("key", [bytes(32), b"\xff" * 32, b"\x01"])
+def test_a_node_secret_that_is_none_is_not_blamed_on_the_sender(key: bytes) -> None:
+    """Otherwise each HTLC would be failed with `invalid_onion_key`, and nobody would hear that the key is wrong."""
+    with pytest.raises(ValueError, match="node secret"):
+        peel(key, onion().packet, ASSOCIATED_DATA)
 
 
 @given(st.integers(1, 20), st.data())
@@ -142,6 +140,9 @@ def test_node_id_that_is_no_point_is_not_built() -> None:
         (lambda p: broken(p, 34), InvalidOnionHmac, 0xC005),
         (lambda p: broken(p, 1365), InvalidOnionHmac, 0xC005),
         (lambda p: p[:66], InvalidOnionHmac, 0xC005),
+        (lambda p: p[:34], InvalidOnionHmac, 0xC005),
+        (lambda p: p[:33], InvalidOnionKey, 0xC006),
+        (lambda p: p[:1], InvalidOnionKey, 0xC006),
         (lambda p: b"", InvalidOnionVersion, 0xC004),
     ],
 )
