@@ -14,7 +14,7 @@ from protocol.bus.messages.forwards import ForwardRow, Forwards, ListForwards
 
 
 class ForwardLog:
-    """`changed` hears of an offer at once, and of an end when it is on disk."""
+    """`changed` hears of an offer at once, and of an end when it is on disk. Made before anything is settled."""
 
     def __init__(
         self,
@@ -30,6 +30,8 @@ class ForwardLog:
         self._changed = changed
         self._settling: dict[tuple[bytes, int], ForwardRow] = {}
         """Rows whose last write is still on its way to the disk."""
+        self.fees_collected = store.read_fees_collected(writer)
+        """Since the node began, of what is on disk. Whoever watches the node asks again and again."""
 
     def offered(
         self, htlc: HtlcReceived, payload: ForwardPayload, received: float, out_channel: bytes, fee: int
@@ -124,6 +126,8 @@ class ForwardLog:
         def told() -> None:
             if self._settling.get(key) is row:
                 del self._settling[key]
+            if row.status == "settled":
+                self.fees_collected = Msat(self.fees_collected + (row.fee_msat or 0))
             self._changed(row)
 
         self._desk.when_saved(told)

@@ -59,6 +59,12 @@ def read_keys(writer: Writer, height: int) -> list[tuple[bytes, bytes, int, int]
     return [(bytes(key), bytes(c), htlc, expiry) for key, c, htlc, expiry in writer.read(sql, (height,))]
 
 
+def read_fees_collected(writer: Writer) -> Msat:
+    """Of all forwards ever; it looks at each of them."""
+    found = writer.read("SELECT ifnull(sum(fee_msat), 0) FROM forwards WHERE status = 'settled'")
+    return Msat(found[0][0])
+
+
 def read_earned_by_channel(writer: Writer, since: float) -> list[tuple[bytes, int, float]]:
     """(incoming channel, fees, when the last was paid) since then."""
     sql = (

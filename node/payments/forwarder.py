@@ -121,6 +121,10 @@ class Forwarder:
         self._waiting: list[_Live] = []
         self.list_forwards = self._log.list_forwards
 
+    @property
+    def fees_collected(self) -> Msat:
+        return self._log.fees_collected
+
     # After a start.
 
     def origins(self, channels: tuple[ChannelInfo, ...]) -> list[str]:

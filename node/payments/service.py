@@ -43,9 +43,11 @@ from protocol.bus.messages.channel import (
 )
 from protocol.bus.messages.forwards import (
     Earnings,
+    FeesCollected,
     ForwardChanged,
     Forwards,
     GetEarnings,
+    GetFeesCollected,
     ListForwards,
     SetPolicy,
 )
@@ -283,6 +285,10 @@ class PaymentService(Service):
             self._writer, request.since, request.until, max(1, request.span_seconds)
         )
         return Earnings(found)
+
+    @handles(GetFeesCollected)
+    def fees_collected(self, _request: GetFeesCollected) -> FeesCollected:
+        return FeesCollected(self._forwarder.fees_collected)
 
     @handles(ListPolicies)
     async def list_policies(self, _request: ListPolicies) -> Policies:

@@ -1,13 +1,12 @@
 """Questions that several methods put to the services, with the type of each answer."""
 
 import asyncio
-import time
 
 from node.rpc.table import Context
 from protocol.bus.bus import OutcomeUnknown
 from protocol.bus.messages.chain import ChainStatus, GetChainStatus
 from protocol.bus.messages.channel import ChannelInfo, Channels, ListChannels
-from protocol.bus.messages.forwards import Earnings, GetEarnings
+from protocol.bus.messages.forwards import FeesCollected, GetFeesCollected
 from protocol.bus.messages.peer import ListPeers, ListRoads, PeerInfo, Peers, Road, Roads
 from protocol.bus.messages.routing import ChannelPolicy, ListPolicies, PeerPolicy, PeerPolicyIs, Policies
 from protocol.errors import CommandRefused
@@ -33,14 +32,11 @@ async def roads(context: Context) -> tuple[Road, ...]:
 
 async def fees_collected(context: Context) -> int | None:
     """What forwarding has earned since the node began; None while payments do not answer."""
-    until = int(time.time()) + 1
     try:
-        earned: Earnings = await context.bus.request(
-            "payments", GetEarnings(0, until, until), deadline=SECONDS
-        )
+        answer: FeesCollected = await context.bus.request("payments", GetFeesCollected(), deadline=SECONDS)
     except (CommandRefused, OutcomeUnknown):
         return None
-    return sum(one.fee_msat for one in earned.earned)
+    return answer.fee_msat
 
 
 async def chain_status(context: Context) -> ChainStatus | None:

@@ -81,14 +81,24 @@ class Earnings(Struct, frozen=True, tag="forward.earnings"):
     earned: tuple[Earned, ...]
 
 
+class GetFeesCollected(Struct, frozen=True, tag="forward.get_fees_collected"):
+    """What forwarding has earned since the node began. Cheap, however many forwards that were."""
+
+
+class FeesCollected(Struct, frozen=True, tag="forward.fees_collected"):
+    fee_msat: Msat
+
+
 __all__ = [
     "ChannelPolicy",
     "Earned",
     "Earnings",
+    "FeesCollected",
     "ForwardChanged",
     "ForwardRow",
     "Forwards",
     "GetEarnings",
+    "GetFeesCollected",
     "ListForwards",
     "SetPolicy",
 ]

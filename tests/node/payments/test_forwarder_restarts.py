@@ -5,11 +5,14 @@ import pytest
 from protocol.bus.messages.channel import (
     FailHtlc,
     HtlcFailed,
+    HtlcFulfilled,
     HtlcRefused,
     forward_origin,
 )
+from protocol.bus.messages.forwards import GetFeesCollected
 from tests.node.payments.support import CHANNEL, OTHER_CHANNEL, PREIMAGE, House
 from tests.node.payments.test_forwarder import (
+    FEE,
     FORWARDS,
     FULFIL,
     FULFILLED,
@@ -134,3 +137,29 @@ async def test_an_htlc_of_an_earlier_run_without_a_row_counts_as_not_held(house:
     for number in (0, 7):
         await hear(house, HtlcFailed(forward_origin(CHANNEL, number), OTHER_CHANNEL, number, b"sealed"))
     assert [(d.htlc_id, d.hold_time) for d in house.channel.decisions] == [(0, 1_000), (7, 0)]
+
+
+async def test_the_fees_of_all_time_are_known_without_looking_at_every_forward(
+    house: House, monkeypatch: pytest.MonkeyPatch
+):
+    """Whoever watches a node asks for them again and again, and a busy forwarder has millions."""
+    await hear(
+        house, htlc(), FULFILLED, htlc(1), HtlcFailed(forward_origin(CHANNEL, 1), OTHER_CHANNEL, 5, b"sealed")
+    )
+    assert (await house.ask(GetFeesCollected())).fee_msat == FEE
+    await restarted(house, stands=False)
+    read = house.database.writer.read
+    asked: list[str] = []
+    monkeypatch.setattr(
+        house.database.writer, "read", lambda sql, *rest: asked.append(sql) or read(sql, *rest)
+    )
+    assert (await house.ask(GetFeesCollected())).fee_msat == FEE
+    origin = forward_origin(CHANNEL, 2)
+    await hear(
+        house,
+        htlc(2),
+        HtlcFulfilled(origin, OTHER_CHANNEL, 6, PREIMAGE),
+        HtlcFulfilled(origin, OTHER_CHANNEL, 6, PREIMAGE),
+    )
+    assert (await house.ask(GetFeesCollected())).fee_msat == 2 * FEE
+    assert not [sql for sql in asked if "sum(" in sql]

@@ -23,7 +23,15 @@ from protocol.bus.messages.channel import (
     HtlcInfo,
     ListChannels,
 )
-from protocol.bus.messages.forwards import Earned, Earnings, GetEarnings, ListForwards, SetPolicy
+from protocol.bus.messages.forwards import (
+    Earned,
+    Earnings,
+    FeesCollected,
+    GetEarnings,
+    GetFeesCollected,
+    ListForwards,
+    SetPolicy,
+)
 from protocol.bus.messages.payments import (
     CancelHold,
     CreateInvoice,
@@ -213,6 +221,7 @@ class PaymentsService(_Recorder):
             GetEarnings: Earnings(
                 (Earned(0, CHANNEL_ID, 2, Msat(9000), Msat(7)), Earned(0, HASH, 1, Msat(1), Msat(5)))
             ),
+            GetFeesCollected: FeesCollected(Msat(12)),
             ListPolicies: Policies(((CHANNEL_ID, OUR_POLICY),)),
         }
 
@@ -236,6 +245,7 @@ class PaymentsService(_Recorder):
         CancelHold,
         DeleteInvoice,
         GetEarnings,
+        GetFeesCollected,
         Keysend,
         ListForwards,
         ListParts,

@@ -7,7 +7,7 @@ from node.rpc.catalogue import METHODS
 from protocol.bolt9 import OUR_INVOICE
 from protocol.bus.messages.chain import GetFeerate, GetTip
 from protocol.bus.messages.channel import CloseChannel, FundChannel
-from protocol.bus.messages.forwards import GetEarnings
+from protocol.bus.messages.forwards import GetFeesCollected
 from protocol.bus.messages.payments import CreateInvoice, ListInvoices, ListPayments, Pay
 from protocol.bus.messages.peer import Connect, Disconnect
 from protocol.bus.messages.wallet import PlanSpend, ReleasePlan, SignAndSend
@@ -68,7 +68,7 @@ async def test_getinfo_tells_what_the_chain_backend_lacks(gateway: Gateway):
 
 
 async def test_getinfo_without_payments_tells_no_fees_rather_than_wrong_ones(gateway: Gateway):
-    gateway.payments.refuse[GetEarnings] = CommandRefused("not yet", what_to_do="Wait.")
+    gateway.payments.refuse[GetFeesCollected] = CommandRefused("not yet", what_to_do="Wait.")
     assert "fees_collected_msat" not in await gateway.call("getinfo")
 
 
