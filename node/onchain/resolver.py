@@ -199,6 +199,9 @@ class Resolver:
                 # Feerates are not followed while there is nothing to pay for.
                 self._outside.run(self._block(self._env.height))
             state = self._states[row_id]
+            if event.height is not None and event.height != state.height:
+                # The tick of its block may have come first, while the channel saved this.
+                self.put(row_id, NewBlock())
             event = NewBlock() if event.height is None else Confirmed(event.height)
         if state is not None:
             await self._take(row_id, machine.step(state, event, self._env))

@@ -17,6 +17,7 @@ from node.onchain.events import (
     Env,
     Event,
     Forget,
+    NewBlock,
     NotSigned,
     NotTaken,
     OutputSpent,
@@ -278,6 +279,24 @@ async def test_our_own_commitment_does_not_unseat_the_one_that_the_mempool_holds
     shell.resolver.funding_seen(1, shell.tx)
     await shell.calm()
     assert shell.state().facts.tx == shell.tx
+
+
+async def test_a_block_that_was_told_before_its_spend_is_not_lost_for_our_claims(shell: Shell) -> None:
+    """checklist 43: the channel saves what spent its funding before it hands it over, and the tick of that block may be
+    quicker. With 18 blocks for a claim, each of them counts; and the next block may be an hour away."""
+    height = BlockHeight(shell.world.chain.height)
+    shell.resolver.published(1, shell.tx)
+    await shell.calm()
+    shell.resolver.new_block(height)
+    await shell.calm()
+    assert not shell.outside.of(sign.SignSweep)
+    shell.resolver.funding_spent(1, shell.tx, BlockHeight(height - 20))
+    await shell.calm()
+    assert shell.outside.of(sign.SignSweep)
+    shell.events.clear()
+    shell.resolver.funding_spent(1, shell.tx, BlockHeight(height - 20))
+    await shell.calm()
+    assert not heard(shell, NewBlock), "said again it is no news"
 
 
 async def test_an_htlc_that_came_after_the_mempool_showed_the_close_is_not_left(shell: Shell) -> None:
