@@ -321,7 +321,8 @@ def add_want(turn: Turn, want: FulfilWant | FailWant) -> None:
             if isinstance(known, FulfilWant) and known.htlc_id == want.htlc_id:
                 more = max(known.others, want.others, key=len)
                 told = known.attribution or want.attribution
-                want = FulfilWant(want.htlc_id, want.preimage or known.preimage, more, told)
+                promised = known.promised or want.promised
+                want = FulfilWant(want.htlc_id, want.preimage or known.preimage, more, told, promised)
                 wants = tuple(other for other in wants if other is not known)
     turn.v = replace(turn.v, wants=(*wants, want))
 

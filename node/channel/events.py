@@ -45,13 +45,14 @@ class Offer(Struct, frozen=True):
 
 class Fulfil(Struct, frozen=True):
     """`preimage`: of the next hop; None for one of our own invoices, which the signer releases. `others`: what stands
-    in other channels for the same invoice. `hold_time` and `attribution` as in `FulfilHtlc` of the bus."""
+    in other channels for the same invoice. `hold_time`, `attribution` and `promised` as in `FulfilHtlc` of the bus."""
 
     htlc_id: int
     preimage: bytes | None = None
     others: OtherParts = ()
     hold_time: int = 0
     attribution: bytes | None = None
+    promised: bool = False
 
 
 class Fail(Struct, frozen=True):

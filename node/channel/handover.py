@@ -79,16 +79,17 @@ def running(committed: Committed, htlcs: Htlcs, volatile: Volatile) -> list[Runn
     """The HTLCs whose expiry can force the channel onto the chain (`must_close`): those that some valid commitment
     still holds.
 
-    One of a payment in parts that we want to fulfil counts as fulfilled while its peer is away: another channel may
-    have given the preimage out."""
+    One that we want to fulfil counts as fulfilled while its peer is away when somebody was told that it is settled,
+    and when it is part of a payment: another channel may have given the preimage out. Any other lapses, and nobody
+    has lost by it."""
     valid = _valid(committed)
-    parts = {want.htlc_id for want in wanted_fulfilments(volatile) if want.others}
+    owed = {want.htlc_id for want in wanted_fulfilments(volatile) if want.others or want.promised}
     return [
         Running(
             row.offered,
             row.id,
             row.cltv_expiry,
-            released=not row.offered and (row.preimage is not None or row.id in parts),
+            released=not row.offered and (row.preimage is not None or row.id in owed),
         )
         for row in htlcs.values()
         if any(stands(row, *place) for place in valid)

@@ -231,7 +231,12 @@ class ChannelService(Commands):
         if (channel := self._channels.get(request.channel_id)) is not None:
             channel.put(
                 Fulfil(
-                    request.htlc_id, request.preimage, request.others, request.hold_time, request.attribution
+                    request.htlc_id,
+                    request.preimage,
+                    request.others,
+                    request.hold_time,
+                    request.attribution,
+                    request.promised,
                 )
             )
             if self._resolver.state(channel.row_id) is not None:

@@ -378,12 +378,14 @@ class OfferWant(Struct, frozen=True):
 
 
 class FulfilWant(Struct, frozen=True):
-    """`preimage` None: the signer has it, of our own invoice, which `others` of other channels may pay too."""
+    """`preimage` None: the signer has it, of our own invoice, which `others` of other channels may pay too.
+    `promised`: somebody was told that it is settled."""
 
     htlc_id: int
     preimage: bytes | None = None
     others: OtherParts = ()
     attribution: bytes | None = None
+    promised: bool = False
 
 
 class FailWant(Struct, frozen=True):

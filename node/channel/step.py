@@ -198,7 +198,7 @@ def _wish(turn: Turn, event: Offer | Fulfil | Fail | FeerateMoved) -> None:
             is_final = row is not None and row.next_onion is None
             told = attributed(row, b"", event.hold_time, event.attribution, is_source=is_final)
             if preimage is None or updates.keep_preimage(turn, htlc_id, preimage, told):
-                dance.add_want(turn, FulfilWant(htlc_id, preimage, others, told))
+                dance.add_want(turn, FulfilWant(htlc_id, preimage, others, told, event.promised))
         case Fail(htlc_id=htlc_id, failure=failure, from_next=from_next):
             row = turn.htlcs.get((False, htlc_id))
             if row is None or row.um is None or row.ammag is None:

@@ -82,7 +82,8 @@ class Receiver:
                 self._paid(invoice)
 
     def new_block(self) -> None:
-        """Nobody can pay an expired invoice any more; its row stays. What is held too long goes back."""
+        """Nobody can pay an expired invoice any more; its row stays. What is held too long goes back. What was promised
+        is said again: a channel keeps no such word over all that may happen to it."""
         now, height = self._clock(), self._height()
         for payment_hash, invoice in list(self.open.items()):
             parts = self._sets.get(payment_hash)
@@ -92,6 +93,10 @@ class Receiver:
             elif invoice.hold and invoice.status != CLAIMING and _is_late(parts, height):
                 log.warning("hold_invoice_cancelled_by_deadline", payment_hash=payment_hash.hex())
                 self._cancel(invoice)
+            elif invoice.hold:
+                for key in parts.parts:
+                    if (said := self._said.get(key)) is not None:
+                        self._desk.tell("channel", said)
 
     def is_paying(self, payment_hash: bytes) -> bool:
         return payment_hash in self._sets
@@ -219,7 +224,8 @@ class Receiver:
             key = (htlc.channel_id, htlc.htlc_id)
             said = self._said.get(key)
             held = self._held(key) if said is None else said.hold_time
-            decision = FulfilHtlc(*key, invoice.preimage, others, hold_time=held)
+            promised = bool(invoice.hold)  # whoever settled it acts on that
+            decision = FulfilHtlc(*key, invoice.preimage, others, hold_time=held, promised=promised)
             if said != decision:
                 self._say(htlc, decision)
 

@@ -218,6 +218,7 @@ class FulfilHtlc(Struct, frozen=True, tag="channel.fulfil"):
     a hold invoice made elsewhere) the signer only notes the credit. Repeating it is harmless.
 
     `others`: HTLCs of other channels that pay the same invoice, by channel id: the signer judges them together.
+    `promised`: somebody was told that this is settled, so it is claimed on chain in time if the peer stays away.
     `hold_time`: how long we held it, in units of 100 ms, 0 if we do not know. `attribution`: of the next hop."""
 
     channel_id: bytes
@@ -226,6 +227,7 @@ class FulfilHtlc(Struct, frozen=True, tag="channel.fulfil"):
     others: tuple[tuple[bytes, tuple[int, ...]], ...] = ()
     hold_time: int = 0
     attribution: bytes | None = None
+    promised: bool = False
 
 
 class FailHtlc(Struct, frozen=True, tag="channel.fail"):

@@ -289,6 +289,22 @@ def test_a_part_whose_peer_is_away_forces_its_channel_onto_the_chain_in_time(pai
     assert must_close(running(state.committed, state.htlcs, state.volatile), BlockHeight(182)) is not None
 
 
+@pytest.mark.parametrize("promised", [True, False])
+def test_what_was_promised_forces_its_channel_onto_the_chain_and_else_it_lapses(
+    pair: Pair, promised: bool
+) -> None:
+    """checklist 43: a hold invoice was settled while the payer's side was away: the goods are gone. Of an invoice that
+    nobody called paid, nothing is lost when the payer takes the money back."""
+    part_of_invoice(pair)
+    pair.disconnect()
+    pair.bob.do(Fulfil(0, promised=promised))
+    pair.bob.do(Fulfil(0))  # said again, by whoever does not know
+    state = pair.bob.state
+    due = running(state.committed, state.htlcs, state.volatile)
+    assert must_close(due, BlockHeight(181)) is None
+    assert (must_close(due, BlockHeight(182)) is not None) is promised
+
+
 def test_a_refused_evidence_is_parked_and_shown_again(pair: Pair) -> None:
     """What we paid the next hop for is never given up."""
     incoming(pair)

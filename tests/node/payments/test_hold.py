@@ -32,6 +32,7 @@ from tests.node.payments.support import (
 HASH = sha256(PREIMAGE)
 EXPIRY = BlockHeight(HEIGHT + 60)
 ASK = CreateInvoice(Msat(10_000), "bond", "a bond", hold_hash=HASH)
+SETTLED = FulfilHtlc(CHANNEL, 0, PREIMAGE, promised=True)
 STATUS = "SELECT status, received_msat, preimage FROM invoices"
 
 
@@ -76,7 +77,7 @@ async def test_a_hold_invoice_has_the_hash_that_was_given_and_waits_for_the_prei
     assert (row.status, row.htlcs[0].cltv_expiry) == ("accepted", EXPIRY)
     await house.ask(SettleHold(PREIMAGE))
     await house.on_disk()
-    assert house.channel.decisions == [FulfilHtlc(CHANNEL, 0, PREIMAGE)]
+    assert house.channel.decisions == [SETTLED]
     assert house.rows(STATUS) == [("claiming", 10_000, PREIMAGE)]
     await hear(house, HtlcResolved(CHANNEL, 0, HASH, True))
     assert await status_of(house) == "paid"
@@ -97,7 +98,7 @@ async def test_the_preimage_is_on_disk_before_it_can_leave_and_survives_a_restar
     assert seen == [("claiming", 10_000, PREIMAGE)]
     await house.restart()
     await hear(house, part(invoice))
-    assert house.channel.decisions == [FulfilHtlc(CHANNEL, 0, PREIMAGE)]
+    assert house.channel.decisions == [SETTLED]
 
 
 async def test_an_accepted_hold_is_held_again_after_a_restart_though_it_expired_meanwhile(house: House):
@@ -110,7 +111,7 @@ async def test_an_accepted_hold_is_held_again_after_a_restart_though_it_expired_
     assert await status_of(house) == "accepted"
     await house.ask(SettleHold(PREIMAGE))
     await house.settle()
-    assert house.channel.decisions == [FulfilHtlc(CHANNEL, 0, PREIMAGE)]
+    assert house.channel.decisions == [SETTLED]
 
 
 async def test_a_wrong_preimage_or_none_settles_nothing(house: House):
@@ -131,7 +132,7 @@ async def test_a_hold_invoice_of_the_signer_is_settled_by_its_hash(house: House)
     assert house.channel.decisions == []
     await house.ask(SettleHold(payment_hash=invoice.payment_hash))
     await house.settle()
-    assert house.channel.decisions == [FulfilHtlc(CHANNEL, 0)]
+    assert house.channel.decisions == [FulfilHtlc(CHANNEL, 0, promised=True)]
 
 
 async def test_a_cancelled_hold_gives_everything_back_as_if_it_were_unknown(house: House):
@@ -160,7 +161,7 @@ async def test_a_settled_hold_cannot_be_cancelled(house: House):
         await house.ask(CancelHold(HASH))
     assert (await house.ask(SettleHold(PREIMAGE))).status == "claiming"
     await house.settle()
-    assert house.channel.decisions == [FulfilHtlc(CHANNEL, 0, PREIMAGE)]
+    assert house.channel.decisions == [SETTLED]
 
 
 async def test_a_hold_is_cancelled_before_its_deadline_could_close_the_channel(house: House):
@@ -189,8 +190,25 @@ async def test_a_settled_hold_is_not_cancelled_by_its_deadline(house: House):
     await hear(house, part(invoice))
     await house.ask(SettleHold(PREIMAGE))
     await hear(house, TipChanged(EXPIRY, bytes(32), 0))
-    assert house.channel.decisions == [FulfilHtlc(CHANNEL, 0, PREIMAGE)]
+    assert house.channel.decisions == [SETTLED, SETTLED]
     assert house.rows(STATUS) == [("claiming", 10_000, PREIMAGE)]
+
+
+async def test_what_was_settled_is_said_at_each_block_until_it_is_paid(house: House):
+    """checklist 43: whoever settled it has handed over the goods. The channel must know that it was promised when the
+    HTLC comes near its expiry, also if a cut of the line has taken the word back."""
+    invoice = await house.ask(ASK)
+    await hear(house, part(invoice), TipChanged(HEIGHT, bytes(32), 0))
+    assert house.channel.decisions == []
+    await house.ask(SettleHold(PREIMAGE))
+    await hear(
+        house,
+        TipChanged(BlockHeight(HEIGHT + 1), bytes(32), 0),
+        TipChanged(BlockHeight(HEIGHT + 2), bytes(32), 0),
+    )
+    assert house.channel.decisions == [SETTLED] * 3
+    await hear(house, HtlcResolved(CHANNEL, 0, HASH, True), TipChanged(BlockHeight(HEIGHT + 3), bytes(32), 0))
+    assert house.channel.decisions == [SETTLED] * 3
 
 
 async def test_only_hold_invoices_are_cancelled(house: House):
@@ -209,7 +227,7 @@ async def test_a_part_of_a_held_set_that_is_said_again_is_still_held(house: Hous
     assert house.channel.decisions == []
     await house.ask(SettleHold(PREIMAGE))
     await house.settle()
-    assert house.channel.decisions == [FulfilHtlc(CHANNEL, 0, PREIMAGE)]
+    assert house.channel.decisions == [SETTLED]
 
 
 async def test_after_a_restart_blocks_and_words_wait_until_the_whole_set_is_said_again(house: House):
@@ -267,8 +285,8 @@ async def test_a_set_may_come_over_several_channels(house: House):
     await house.ask(SettleHold(PREIMAGE))
     await house.settle()
     assert house.channel.decisions == [
-        FulfilHtlc(CHANNEL, 0, PREIMAGE),
-        FulfilHtlc(OTHER_CHANNEL, 0, PREIMAGE),
+        SETTLED,
+        replace(SETTLED, channel_id=OTHER_CHANNEL),
     ]
 
 
