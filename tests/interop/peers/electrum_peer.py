@@ -32,6 +32,8 @@ SYSTEM_PACKAGES = "/usr/lib/python3/dist-packages"
 VERSION = "4.3.4"
 CALL_SECONDS = 130
 REGTEST_FEERATE = 45_000
+PART_PATIENCE = 1800
+"""Seconds for the rest of a payment to come, while it holds; 120 by its own choice."""
 
 
 class Electrum(Peer):
@@ -84,6 +86,8 @@ class Electrum(Peer):
             "use_gossip": True,
             # With them on, it takes no channel from others.
             "use_recoverable_channels": False,
+            # It keeps sweeps of HTLCs that we claimed, which can never confirm, and would spend their outputs.
+            "confirmed_only": True,
         }
 
     def call(self, method: str, *params: Any) -> Any:
@@ -193,6 +197,32 @@ class Electrum(Peer):
 
     def ping(self, node_id: str) -> None:
         self.call("ping_peer", node_id)
+
+    def in_mempool(self) -> bool:
+        """Whether coins of its wait for a block. What it only plans to have has a height below these."""
+        return any(coin["height"] in (0, -1) for coin in self.call("listunspent"))
+
+    # Payments that stay in flight
+
+    def hold(self, yes: bool) -> None:
+        """Whether HTLCs of its invoices stay: it still takes them on the chain, unless a part of the payment is
+        missing. When it holds no more it fulfils them, and gives parts back. Until its next start."""
+        self.call("part_patience", PART_PATIENCE if yes else 0)
+        self.call("enable_htlc_settle", not yes)
+
+    def begin_paying(self, bolt11: str) -> None:
+        self.call("begin_paying", bolt11)
+
+    def preimage(self, payment_hash: str) -> str | None:
+        found: str | None = self.call("preimage_known", payment_hash)
+        return found
+
+    def would_take(self, payment_hash: str) -> bool:
+        return bool(self.call("would_take", payment_hash))
+
+    def waits_for_more(self, payment_hash: str) -> bool:
+        """A part of a payment is there, and is neither taken nor, for now, given back."""
+        return bool(self.call("waits_for_more", payment_hash))
 
 
 def _install_package(how: str) -> None:

@@ -12,6 +12,7 @@ sys.argv[0] = PROGRAM
 sys.path.insert(0, "/usr/lib/python3/dist-packages")
 
 from electrum.commands import Commands, command  # type: ignore[import-not-found]  # noqa: E402
+from electrum.invoices import PR_PAID  # type: ignore[import-not-found]  # noqa: E402
 from electrum.lnutil import LOCAL, RECEIVED, REMOTE, LnFeatures, PaymentFailure  # type: ignore[import-not-found]  # noqa: E402
 
 
@@ -85,7 +86,56 @@ async def ping_peer(self, node_id, wallet=None):
     return True
 
 
-for added in (node_secret, channel_facts, received_msat, send_anyway, ping_peer):
+BEGUN = []  # a task that nobody keeps may vanish
+
+
+@command("wnl")
+async def begin_paying(self, bolt11, wallet=None):
+    """A payment whose end nobody waits for."""
+    BEGUN.append(asyncio.ensure_future(wallet.lnworker.pay_invoice(bolt11)))
+
+
+@command("wl")
+async def preimage_known(self, payment_hash, wallet=None):
+    """The preimage, told by the payee or found on the chain."""
+    found = wallet.lnworker.get_preimage(bytes.fromhex(payment_hash))
+    return None if found is None else found.hex()
+
+
+@command("wl")
+async def would_take(self, payment_hash, wallet=None):
+    """Whether a payment to us came whole and counts as ours, settled or not."""
+    return wallet.lnworker.get_payment_status(bytes.fromhex(payment_hash)) == PR_PAID
+
+
+@command("wl")
+async def waits_for_more(self, payment_hash, wallet=None):
+    """Whether a part of a payment is here, and the rest is waited for."""
+    parts = wallet.lnworker.received_mpp_htlcs
+    return any(
+        key.startswith(bytes.fromhex(payment_hash)) and status.htlc_set for key, status in parts.items()
+    )
+
+
+@command("wl")
+async def part_patience(self, seconds, wallet=None):
+    """How long it waits for the rest of a payment; 120 seconds by its own choice."""
+    wallet.lnworker.MPP_EXPIRY = int(seconds)
+
+
+ADDED = (
+    node_secret,
+    channel_facts,
+    received_msat,
+    send_anyway,
+    ping_peer,
+    begin_paying,
+    preimage_known,
+    would_take,
+    waits_for_more,
+    part_patience,
+)
+for added in ADDED:
     setattr(Commands, added.__name__, added)
 
 runpy.run_path(PROGRAM, run_name="__main__")
