@@ -17,6 +17,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -162,12 +163,19 @@ def run(
     return done.stdout.decode()
 
 
-def _free_port() -> int:
-    """A node keeps its port over restarts, so it is chosen once."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+FIRST_PORT, PORTS = 20_000, 12_000
+"""Below those that systems give to outgoing connections, which would take the port of a node that is down."""
+_next_port = count(os.getpid() * 1009)  # processes that run side by side begin apart
+
+
+def free_port() -> int:
+    """A node keeps its port over restarts, so it is chosen once. None is given out twice."""
+    for number in _next_port:
+        port = FIRST_PORT + number % PORTS
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("a count has no end")
 
 
 class Chain:
@@ -236,7 +244,7 @@ class Node:
         self.signer = Program(f"{name}-signer", folder, self.signer_dir / "signer.json")
         self.daemon = Program(f"{name}-lnpd", folder, self.datadir / NETWORK / "lnpd.json")
         self.socket = self.datadir / NETWORK / "lightning-rpc"
-        self.port = _free_port()
+        self.port = free_port()
 
     def init(self) -> None:
         """Makes the keys of the signer and of the link, and pairs the two programs."""

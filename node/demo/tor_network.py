@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from node.demo.stack import DemoFailed, wait_for
+from node.demo.stack import DemoFailed, free_port, wait_for
 
 HOST = "127.0.0.1"
 AUTHORITIES = 3
@@ -35,18 +35,6 @@ def missing() -> str | None:
     if not absent:
         return None
     return f"{' and '.join(absent)} cannot be found: install Tor (on Debian: apt-get install tor)"
-
-
-def free_ports(count: int) -> list[int]:
-    """All are held open until the last is drawn, so that they differ."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind((HOST, 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 class Control:
@@ -244,7 +232,7 @@ class TorNetwork:
     def _make_relay(self, number: int) -> _Relay:
         is_authority = number < AUTHORITIES
         name = f"authority{number}" if is_authority else f"relay{number - AUTHORITIES}"
-        or_port, dir_port, control_port = free_ports(3)
+        or_port, dir_port, control_port = free_port(), free_port(), free_port()
         tor = Tor(name, self.folder, control_port)
         v3ident = _authority_keys(tor.data, dir_port) if is_authority else ""
         fingerprint = _fingerprint(tor, or_port)
@@ -282,7 +270,7 @@ class TorNetwork:
         return False
 
     def _make_client(self, number: int) -> Tor:
-        socks_port, control_port = free_ports(2)
+        socks_port, control_port = free_port(), free_port()
         client = Tor(f"client{number}", self.folder, control_port)
         client.write(
             [

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from node.demo.stack import Node, RpcRefused, Stack, wait_for
-from node.demo.tor_network import free_ports
+from node.demo.stack import Node, RpcRefused, Stack, free_port, wait_for
 from tests.transports.tor.fakes import ONION
 
 STRANGER = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798"
-SOCKS, CONTROL = free_ports(2)
+SOCKS, CONTROL = free_port(), free_port()
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ from typing import Any
 from node.chain.json_rpc import RpcError
 from node.chain.regtest import faucet
 from node.chain.regtest.index import Coin
-from node.demo.stack import DemoFailed, wait_for
+from node.demo.stack import DemoFailed, free_port, wait_for
 from protocol.amounts import Sat
 from protocol.bitcoin.address import address_of
 from protocol.bitcoin.network import REGTEST
 from protocol.bitcoin.transaction import OutPoint, Transaction, TxOut, parse_txid, txid_hex
 from tests.interop.peers import btcd_build
-from tests.interop.peers.base import ForeignProgram, free_port
+from tests.interop.peers.base import ForeignProgram
 
 LOGIN = "lnp:a password"
 FEE = 2_000

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from node.demo.stack import free_port
 from protocol import curve
 from protocol.hashes import sha256
 from tests.interop.peers.base import (
@@ -22,7 +23,6 @@ from tests.interop.peers.base import (
     Peer,
     PeerRefused,
     Terms,
-    free_port,
 )
 
 LAUNCHER = Path(__file__).parent / "electrum" / "launch.py"

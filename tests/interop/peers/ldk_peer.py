@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from node.demo.stack import wait_for
+from node.demo.stack import free_port, wait_for
 from protocol import curve
 from protocol.bolt11.decode import decode
 from protocol.hashes import sha256
@@ -23,7 +23,6 @@ from tests.interop.peers.base import (
     Outcome,
     PeerRefused,
     Terms,
-    free_port,
 )
 
 SCRIPTS = Path(__file__).parent / "ldk"

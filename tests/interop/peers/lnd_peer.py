@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from node.demo.stack import Chain
+from node.demo.stack import Chain, free_port
 from protocol.hashes import sha256
 from tests.interop.peers import lnd_build
 from tests.interop.peers.base import (
@@ -20,7 +20,6 @@ from tests.interop.peers.base import (
     Outcome,
     PeerRefused,
     Terms,
-    free_port,
     side_by_side,
 )
 
