@@ -35,6 +35,7 @@ from protocol.wire.bolt2_close import (
     ClosingSigned,
     Shutdown,
 )
+from protocol.wire.bolt2_reestablish import ChannelReestablish
 
 SIMPLE = 'BOLT 2, "Closing Negotiation: closing_complete and closing_sig"'
 INITIATING = 'BOLT 2, "Closing Initiation: shutdown"'
@@ -170,8 +171,17 @@ def _may_close_simply(turn: Turn) -> bool:
     return _is_clear(turn)
 
 
+def is_in_doubt(turn: Turn) -> bool:
+    """The peer has said where the channel stands, and we do not know yet whether that shows our state to be old: its
+    numbers wait for an answer of our signer, or the signer looks at its proof."""
+    return turn.v.claim is not None or any(isinstance(m, ChannelReestablish) for m in turn.v.inbox)
+
+
 def force_close(turn: Turn, why: str) -> None:
-    """Publishes our newest commitment, whatever else is under way."""
+    """Publishes our newest commitment, whatever else is under way; while that may be an old one, nothing happens. A
+    deadline says it again at the next block."""
+    if is_in_doubt(turn):
+        return
     phase = turn.c.phase
     if isinstance(phase, Closed) or (isinstance(phase, Closing) and phase.tx):
         return

@@ -223,7 +223,10 @@ def _from_peer(turn: Turn, message: Message) -> None:
     if isinstance(message, Warning):
         return
     if isinstance(message, Error):
-        _error(turn, message)
+        if not closing.is_in_doubt(turn):
+            _error(turn, message)
+        elif not any(isinstance(other, Error) for other in turn.v.inbox):
+            turn.v = replace(turn.v, inbox=(*turn.v.inbox, message))
         return
     if not turn.busy and not turn.v.inbox:
         _message(turn, message)
@@ -238,6 +241,9 @@ def _from_peer(turn: Turn, message: Message) -> None:
 
 
 def _message(turn: Turn, message: Message) -> None:
+    if isinstance(message, Error):
+        _error(turn, message)
+        return
     if isinstance(message, ChannelReestablish):
         reestablish.channel_reestablish(turn, message)
         return

@@ -15,7 +15,7 @@ from node.channel.events import (
     FundingConfirmed,
     Tick,
 )
-from node.channel.state import CloseKind, Closing, Lost, Normal, ShuttingDown
+from node.channel.state import CloseKind, Closing, Lost, Normal, ShuttingDown, State
 from protocol import curve
 from protocol.amounts import BlockHeight, FeeratePerKw, Sat, scid
 from protocol.bitcoin.script import p2wpkh
@@ -173,7 +173,21 @@ def test_a_closed_channel_is_not_reopened_by_such_a_claim(pair: Pair) -> None:
 
 def test_a_node_that_really_is_behind_never_publishes(pair: Pair) -> None:
     """An old copy of our database: the peer proves it with a secret, and we ask it to close. checklist 30"""
-    old = pair.alice.state
+    put_back(pair, pair.alice.state)
+    pair.deliver(pair.bob)
+    while pair.alice.answer():
+        pass
+    assert isinstance(pair.alice.state.committed.phase, Lost)
+    assert any(isinstance(decode(frame), Error) for frame in pair.alice.out.waiting)
+    with pytest.raises(CommandRefused):
+        pair.alice.do(ForceCloseWanted("please"))
+    hear(pair.alice, Error(channel_id(pair), b"as you wish"))
+    assert isinstance(pair.alice.state.committed.phase, Lost)
+    assert not pair.alice.published
+
+
+def put_back(pair: Pair, old: State) -> None:
+    """Alice's node runs on an old copy of its database, and the line to bob is up."""
     for _ in range(3):
         offer(pair, pair.alice, 1_000_000)
         pair.quiet()
@@ -185,16 +199,51 @@ def test_a_node_that_really_is_behind_never_publishes(pair: Pair) -> None:
     pair.alice.asks.clear()
     pair.disconnect()
     pair.connect()
-    pair.deliver(pair.bob)
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_an_error_right_behind_the_proof_publishes_nothing(pair: Pair, together: bool) -> None:
+    """checklist 30: an honest peer shows the proof and fails the channel in one breath, while our signer still looks at
+    the secret. A commitment of ours, sent for that error, would be a revoked one: it takes everything."""
+    put_back(pair, pair.alice.state)
+    error = Error(channel_id(pair), b"the peer expects commitment 7, we are at 24")
+    proof = decode(pair.bob.out.waiting.popleft())
+    assert isinstance(proof, ChannelReestablish)
+    if together:
+        hear(pair.alice, proof, error, error)
+    else:
+        hear(pair.alice, proof)
+        hear(pair.alice, error)
+        hear(pair.alice, error)
+    pair.alice.do(ForceCloseWanted("an HTLC is due"))
+    assert len(pair.alice.state.volatile.inbox) == 1, "it waits, and only once"
     while pair.alice.answer():
         pass
     assert isinstance(pair.alice.state.committed.phase, Lost)
-    assert any(isinstance(decode(frame), Error) for frame in pair.alice.out.waiting)
-    with pytest.raises(CommandRefused):
-        pair.alice.do(ForceCloseWanted("please"))
-    hear(pair.alice, Error(channel_id(pair), b"as you wish"))
-    assert isinstance(pair.alice.state.committed.phase, Lost)
     assert not pair.alice.published
+
+
+def test_an_error_behind_a_false_proof_publishes(pair: Pair) -> None:
+    """checklist 6, 30: it only waits for the signer's word."""
+    settle(pair)
+    number = pair.alice.state.committed.local_number + 1
+    reconnected(pair, next_revocation_number=number, your_last_per_commitment_secret=Secret(b"\x05" * 32))
+    hear(pair.alice, Error(channel_id(pair), b"I am done"))
+    assert not isinstance(pair.alice.state.committed.phase, Closing)
+    is_force_closed(pair.alice)
+
+
+def test_an_error_behind_numbers_that_wait_for_our_signer_publishes_nothing_yet(pair: Pair) -> None:
+    """checklist 30: an old copy may have an open question, which is asked first; the peer's numbers wait behind it."""
+    offer(pair, pair.alice, 1_000_000)
+    assert pair.alice.state.committed.question is not None
+    pair.disconnect()
+    pair.connect()
+    pair.deliver(pair.bob)
+    hear(pair.alice, Error(channel_id(pair), b"I am done"))
+    pair.alice.do(ForceCloseWanted("an HTLC is due"))
+    assert not isinstance(pair.alice.state.committed.phase, Closing)
+    is_force_closed(pair.alice)
 
 
 def test_the_proof_that_we_are_behind_outlives_a_crash(pair: Pair) -> None:
