@@ -81,6 +81,22 @@ async def test_a_fulfilled_htlc_is_claimed_before_it_expires(pair: Pair) -> None
     assert await pair.bob.balance() > 24_000_000 + 3_000_000 + BIG // 1000 - 5_000
 
 
+async def test_what_was_promised_is_claimed_though_its_preimage_never_left(pair: Pair) -> None:
+    """checklist 43: a hold invoice was settled and the goods handed over, while the payer stays away to have the money
+    back at the expiry."""
+    height = pair.chain.height
+    htlc = await pair.offer(pair.alice, BIG, height + 30)
+    pair.disconnect()
+    pair.bob.bus.send("channel", said.FulfilHtlc(htlc.channel_id, htlc.htlc_id, promised=True))
+    await pair.mine_to(height + 11)
+    assert (await pair.bob.channel()).state == "CHANNELD_NORMAL"
+    await pair.mine()
+    assert (await pair.bob.channel()).state == "AWAITING_UNILATERAL"
+    await resolved(pair, pair.alice, pair.bob)
+    assert [event.fulfilled for event in pair.bob.payments.resolved] == [True]
+    assert await pair.bob.balance() > 24_000_000 + 3_000_000 + BIG // 1000 - 5_000
+
+
 async def test_a_preimage_in_the_mempool_is_passed_on_before_any_block_has_it(pair: Pair) -> None:
     """checklist 46: the payee claims from the payer's commitment, and no miner has taken it yet."""
     htlc = await pair.offer(pair.alice, BIG, pair.chain.height + 60)
