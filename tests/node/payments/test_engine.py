@@ -14,14 +14,13 @@ from protocol.bolt4.failure import (
     PermanentNodeFailure,
     TemporaryChannelFailure,
 )
-from protocol.bus.messages.channel import HtlcRefused
-from protocol.bus.messages.payments import Keysend, ListPayments, Pay
+from protocol.bus.messages.channel import HtlcRefused, OfferHtlc
+from protocol.bus.messages.payments import ListPayments, Pay
 from protocol.bus.messages.routing import (
     AttemptEnded,
     AttemptStarted,
 )
 from protocol.errors import CommandRefused
-from protocol.hashes import sha256
 from tests.node.payments.router import (
     AMOUNT,
     FEE,
@@ -43,8 +42,6 @@ from tests.node.payments.support import (
     CHANNEL,
     HEIGHT,
     OTHER_CHANNEL,
-    OUR_ID,
-    PAYEE_ID,
     PAYEE_KEY,
     PREIMAGE,
     SECRET,
@@ -53,6 +50,13 @@ from tests.node.payments.support import (
     invoice_text,
 )
 from tests.node.wallet.support import until
+
+
+async def comes_back_and_waits(house: House, router: RouterStandIn, part: OfferHtlc) -> None:
+    """A part fails, and the question for another one stays open until the router's gate is."""
+    router.gate = asyncio.Event()
+    house.bus.publish(failing(part, TemporaryChannelFailure()))
+    await house.settle()
 
 
 async def test_each_hop_is_told_its_part_and_the_payee_the_total(house: House, router: RouterStandIn):
@@ -255,9 +259,7 @@ async def test_no_part_follows_when_the_payment_is_complete(house: House, router
     router.plans = [((4000, FIRST), (6000, SECOND)), ((6000, SECOND),), ((AMOUNT, FIRST),)]
     task = await started(house, Pay(in_parts()))
     first, second = house.channel.offers
-    router.gate = asyncio.Event()
-    house.bus.publish(failing(second, TemporaryChannelFailure()))
-    await house.settle()
+    await comes_back_and_waits(house, router, second)
     fulfil(house, first)
     assert (await task).status == "complete"
     router.gate.set()
@@ -271,9 +273,7 @@ async def test_no_part_follows_a_refusal_by_the_payee_and_the_last_one_back_ends
     router.plans = [((3000, FIRST), (3000, SECOND), (4000, FIRST)), ((4000, FIRST),), ((7000, FIRST),)]
     task = await started(house, Pay(in_parts()))
     one, two, three = house.channel.offers
-    router.gate = asyncio.Event()
-    house.bus.publish(failing(three, TemporaryChannelFailure()))
-    await house.settle()
+    await comes_back_and_waits(house, router, three)
     house.bus.publish(failing(two, IncorrectOrUnknownPaymentDetails(Msat(3000), HEIGHT), by_payee=True))
     await house.settle()
     router.gate.set()
@@ -306,9 +306,7 @@ async def test_parts_that_end_while_a_route_is_looked_for_are_counted(house: Hou
     router.plans = [((4000, FIRST), (6000, SECOND)), ((6000, SECOND),), ((AMOUNT, FIRST),)]
     task = await started(house, Pay(in_parts()))
     first, second = house.channel.offers
-    router.gate = asyncio.Event()
-    house.bus.publish(failing(second, TemporaryChannelFailure()))
-    await house.settle()
+    await comes_back_and_waits(house, router, second)
     house.bus.publish(failing(first, TemporaryChannelFailure()))
     await house.settle()
     router.gate.set()
@@ -409,43 +407,3 @@ async def test_a_payment_that_was_between_two_tries_at_a_crash_has_failed(
     fulfil(house, house.channel.offers[0])
     assert (await again).status == "complete"
     await router.stop()
-
-
-async def test_a_keysend_carries_its_preimage_in_the_last_payload(house: House, router: RouterStandIn):
-    """bLIP 3"""
-    router.plans = [((AMOUNT, FIRST),)]
-    task = await started(house, Keysend(PAYEE_ID, Msat(AMOUNT), records=((65537, b"hi"),)))
-    (offer,) = house.channel.offers
-    at_peer = sphinx.peel(PEER_KEY, offer.onion, offer.payment_hash)
-    assert at_peer.next_packet is not None
-    last = sphinx.peel(PAYEE_KEY, at_peer.next_packet, offer.payment_hash)
-    final = payload.decode_final(last.payload)
-    assert final.keysend_preimage is not None
-    assert sha256(final.keysend_preimage) == offer.payment_hash
-    assert last.payload.endswith(b"hi") or b"hi" in last.payload
-    fulfil(house, offer, final.keysend_preimage)
-    row = await task
-    assert (row.kind, row.preimage, row.bolt11) == ("keysend", final.keysend_preimage, "")
-
-
-@pytest.mark.parametrize("wrong", [Keysend(OUR_ID, Msat(AMOUNT)), Keysend(PAYEE_ID, Msat(0))])
-async def test_a_keysend_to_ourselves_or_of_nothing_is_refused(
-    house: House, router: RouterStandIn, wrong: Keysend
-):
-    router.plans = [((AMOUNT, FIRST),)]
-    with pytest.raises(CommandRefused) as refused:
-        await house.ask(wrong)
-    assert refused.value.code == -32602
-    assert house.channel.offers == []
-
-
-async def test_a_keysend_under_way_is_kept_over_a_restart(house: House, router: RouterStandIn):
-    router.plans = [((AMOUNT, FIRST),)]
-    task = await started(house, Keysend(PAYEE_ID, Msat(AMOUNT)))
-    task.cancel()
-    (offer,) = house.channel.offers
-    await house.on_disk()
-    await router.stop()
-    await house.restart(origins=((offer.origin, "pending", None, None, None),))
-    (row,) = (await house.ask(ListPayments())).payments
-    assert (row.status, row.kind) == ("pending", "keysend")

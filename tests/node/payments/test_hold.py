@@ -1,4 +1,4 @@
-"""Hold invoices and keysend."""
+"""Hold invoices."""
 
 import pytest
 from msgspec.structs import replace
@@ -326,76 +326,3 @@ async def test_when_one_channel_has_paid_the_others_are_reminded(house: House):
     house.channel.decisions.clear()
     await hear(house, HtlcResolved(CHANNEL, 0, invoice.payment_hash, True))
     assert house.channel.decisions == [both()[1]]
-
-
-# Keysend.
-
-
-def spontaneous(
-    amount: int = 5000,
-    *,
-    htlc_id: int = 0,
-    preimage: bytes = PREIMAGE,
-    hash_: bytes = HASH,
-    total: int | None = None,
-    expiry: int = EXPIRY,
-) -> HtlcReceived:
-    final = FinalPayload(
-        Msat(amount),
-        BlockHeight(expiry),
-        None if total is None else bytes(32),
-        Msat(total or amount),
-        None,
-        preimage,
-    )
-    return HtlcReceived(CHANNEL, htlc_id, Msat(amount), hash_, expiry, payloads.encode_final(final), True)
-
-
-async def test_a_payment_without_invoice_is_taken_with_its_own_preimage_and_once(house: House):
-    """bLIP 3"""
-    await hear(house, spontaneous(), spontaneous(htlc_id=1))
-    assert house.channel.decisions == [FulfilHtlc(CHANNEL, 0, PREIMAGE), details(5000, 1)]
-    await hear(house, HtlcResolved(CHANNEL, 0, HASH, True))
-    (row,) = (await house.ask(ListInvoices())).invoices
-    assert (row.status, row.received_msat, row.description) == ("paid", 5000, "keysend")
-    await hear(house, spontaneous(htlc_id=2))
-    assert house.channel.decisions[-1] == details(5000, 2)
-
-
-async def test_a_payment_without_invoice_that_is_cut_off_is_taken_again_after_a_restart(house: House):
-    await hear(house, spontaneous())
-    await house.restart()
-    await hear(house, spontaneous())
-    assert house.channel.decisions == [FulfilHtlc(CHANNEL, 0, PREIMAGE)]
-
-
-async def test_a_second_one_with_the_same_preimage_is_unknown_while_the_first_is_being_saved(house: House):
-    """Two rows of one hash cannot be written, and a writer that fails stops the node."""
-    house.bus.publish(spontaneous())
-    house.bus.publish(HtlcResolved(CHANNEL, 0, HASH, True))
-    house.bus.publish(spontaneous(htlc_id=1))
-    await house.on_disk()
-    assert house.channel.decisions == [FulfilHtlc(CHANNEL, 0, PREIMAGE), details(5000, 1)]
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        spontaneous(preimage=bytes(32)),
-        spontaneous(total=6000),
-        spontaneous(expiry=HEIGHT + 21),
-    ],
-)
-async def test_a_payment_without_invoice_that_does_not_fit_is_unknown(house: House, wrong: HtlcReceived):
-    """checklist 36: all unknown causes give the same failure."""
-    await hear(house, wrong)
-    assert house.channel.decisions == [details(5000)]
-    assert (await house.ask(ListInvoices())).invoices == ()
-
-
-async def test_an_invoice_of_ours_is_not_paid_by_a_keysend(house: House):
-    """checklist 36: the payment secret is needed where it was given."""
-    invoice = await house.ask(CreateInvoice(Msat(5000), "x", ""))
-    preimage = house.signer.preimages[invoice.payment_hash]
-    await hear(house, spontaneous(preimage=preimage, hash_=invoice.payment_hash))
-    assert house.channel.decisions == [details(5000)]
