@@ -184,6 +184,25 @@ class Announcer:
             self._store.put_peer_update(channel.info.channel_id, frame)
         return True
 
+    def announced(self, scid: int) -> None:
+        """A channel is public now. The peer may have been quicker with its public update, and says it only once."""
+        channel_id = self._names.get(scid)
+        channel = None if channel_id is None else self.channels.get(channel_id)
+        frame = None if channel is None else self._store.peer_update(channel.info.channel_id)
+        message = None if frame is None else decode(frame)
+        if channel is None or frame is None or not isinstance(message, ChannelUpdate):
+            return
+        verdict = judge.update(
+            message,
+            chain_hash=self._chain_hash,
+            kept=0,
+            capacity_sat=channel.info.capacity,
+            spent=False,
+            now=self._wall(),
+        )
+        if isinstance(verdict, judge.Take) and message.short_channel_id == scid:
+            self._intake.add_update(message, frame, channel.info.peer)
+
     # What is asked of us.
 
     async def own_update(self, channel_id: bytes, named: int | None = None) -> bytes | None:

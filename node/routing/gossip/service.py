@@ -189,6 +189,7 @@ class GossipService(Service):
             self.talk.to_all(frame)
         else:
             self.relay.channel(scid, frame, source)
+        self.own.announced(scid)
 
     def update_taken(self, scid: int, direction: int, timestamp: int, frame: bytes, source: bytes) -> None:
         if source == self._node_id:

@@ -6,9 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from node.routing.gossip.own import AWAY_SECONDS, REFRESH_SECONDS
-from protocol.amounts import Msat, ShortChannelId, scid
+from protocol.amounts import Msat, scid
 from protocol.bolt7 import announcement as bolt7
-from protocol.bus.messages import channel as said
 from protocol.bus.messages import routing
 from protocol.bus.messages import signer as contract
 from protocol.wire import bolt1, encode
@@ -20,53 +19,21 @@ from protocol.wire.bolt7_gossip import (
 )
 from tests.node.routing.gossip import synth
 from tests.node.routing.gossip.conftest import Make
-from tests.node.routing.gossip.house import POLICY, TIP, Clock, House, join, own_info, turns, until
+from tests.node.routing.gossip.house import POLICY, TIP, Clock, join, own_info, turns, until
+from tests.node.routing.gossip.living import (
+    ALIAS,
+    OTHER,
+    PEER,
+    PUBLIC,
+    US,
+    change,
+    connect,
+    heard,
+    living,
+    the_id,
+    theirs,
+)
 from tests.node.routing.gossip.synth import NOW, node_id
-
-US, PEER, OTHER = 20, 21, 22
-PUBLIC = synth.channel(US, PEER, 800)
-ALIAS = scid(16_000_000, 5, 5)
-
-
-async def living(
-    house: Make, number: int = US, peer: int = PEER, *, path: Path | None = None, **changes: object
-) -> House:
-    """A house with one channel, which its peer sees as well; the peer is not connected yet."""
-    one = await house(number, start=False, path=path)
-    info = own_info(number, peer, PUBLIC, **changes)
-    one.channels.infos[info.channel_id] = info
-    one.payments.policies[info.channel_id] = POLICY
-    one.signer.peer_of[info.handle] = peer
-    return await one.start()
-
-
-def the_id(number: int = US, peer: int = PEER) -> bytes:
-    return bytes([number, peer]) * 16
-
-
-async def change(one: House, **changes: object) -> None:
-    channel_id = next(iter(one.channels.infos))
-    one.channels.infos[channel_id] = replace(one.channels.infos[channel_id], **changes)
-    one.bus.publish(said.ChannelsTouched((channel_id,)))
-    await turns()
-    await one.tick()
-    await turns(40)
-
-
-def theirs(scid_named: ShortChannelId = PUBLIC.place, number: int = PEER) -> bytes:
-    both = synth.end_signatures(PUBLIC.place, number, US)
-    return encode(AnnouncementSignatures(the_id(), scid_named, both.node_signature, both.bitcoin_signature))
-
-
-def heard(one: House, kind: type, number: int = PEER) -> list[object]:
-    return [message for message in one.peers.said_to(number) if isinstance(message, kind)]
-
-
-async def connect(one: House, number: int = PEER, connection: int = 1) -> None:
-    one.up(number, connection)
-    await turns()
-    await change(one, reestablished=True)
-
 
 # announcement_signatures (61).
 
@@ -395,47 +362,6 @@ async def test_refusal_of_the_signer_is_said_once_and_tried_again(house: Make):
     one.signer.instead = None
     await one.tick(60)
     await until(lambda: heard(one, ChannelUpdate))
-
-
-# What the peer says of its side.
-
-
-@pytest.mark.parametrize("place", [PUBLIC.place, ALIAS], ids=["real", "alias"])
-async def test_the_peers_update_of_a_private_channel_is_kept(house: Make, place: ShortChannelId):
-    """checklist 57: of a channel of ours, known to nobody else."""
-    one = await living(house, announce=False, alias_local=ALIAS)
-    await connect(one)
-    direction = bolt7.direction_of(node_id(PEER), node_id(US))
-    frame = synth.update(place, direction, PEER, NOW, dont_forward=True, fee_base_msat=Msat(77))
-    await one.told(PEER, frame)
-    answer = await one.bus.request("gossip", routing.PeerPolicy(the_id()))
-    assert answer.policy is not None and answer.policy.fee_base_msat == 77
-    assert one.graph.policies == {} and len(one.gossip.relay) == 0
-
-
-@pytest.mark.parametrize("broken", ["source", "signature", "direction", "older", "future"])
-async def test_updates_of_others_for_our_private_channel_are_not_kept(house: Make, broken: str):
-    """checklist 57, broken."""
-    one = await living(house, announce=False)
-    one.up(OTHER)
-    await connect(one)
-    direction = bolt7.direction_of(node_id(PEER), node_id(US))
-    first = synth.update(PUBLIC.place, direction, PEER, NOW, dont_forward=True, fee_base_msat=Msat(1))
-    await one.told(PEER, first)
-    who, side, signer, when = PEER, direction, PEER, NOW + 1
-    if broken == "source":
-        who = OTHER
-    elif broken == "signature":
-        signer = OTHER
-    elif broken == "direction":
-        side, signer = 1 - direction, PEER
-    elif broken == "older":
-        when = NOW - 1
-    else:
-        when = NOW + 3 * 86_400
-    await one.told(who, synth.update(PUBLIC.place, side, signer, when, fee_base_msat=Msat(2)))
-    answer = await one.bus.request("gossip", routing.PeerPolicy(the_id()))
-    assert answer.policy is not None and answer.policy.fee_base_msat == 1
 
 
 async def test_unknown_channels_have_no_policy_and_no_update(house: Make):
