@@ -80,22 +80,28 @@ class Sending:
         return BroadcastResult(tx.txid, outcome.accepted, outcome.reason)
 
     async def again(self) -> None:
-        """All that is open. Twice over those that are refused, for a child may stand before its parent; then, what
-        is refused still goes with those that spend it.
+        """All that was open when this began; what comes meanwhile is being sent already. Twice over those that are
+        refused, for a child may stand before its parent; then, what is refused still goes with those that spend it.
         """
+        own = self._watches.own
+        waiting = list(own.values())
         outcomes: dict[bytes, Outcome] = {}
+
+        def is_taken(tx: Transaction) -> bool:
+            return tx.txid in outcomes and outcomes[tx.txid].accepted
+
         for _ in range(2):
-            for tx in list(self._watches.own.values()):
-                if tx.txid not in outcomes or not outcomes[tx.txid].accepted:
+            for tx in waiting:
+                if tx.txid in own and not is_taken(tx):
                     outcomes[tx.txid] = await self._backend.broadcast(tx.serialize())
-        for tx in list(self._watches.own.values()):
+        for tx in waiting:
             parents = self._own_parents(tx)
-            if parents and not all(outcomes[each.txid].accepted for each in (*parents, tx)):
+            if tx.txid in own and parents and not all(is_taken(each) for each in (*parents, tx)):
                 outcomes[tx.txid] = await self._offer(tx, parents)
                 if outcomes[tx.txid].accepted:
                     outcomes.update((parent.txid, outcomes[tx.txid]) for parent in parents)
-        for tx in list(self._watches.own.values()):
-            if tx.txid in outcomes:
+        for tx in waiting:
+            if tx.txid in own and tx.txid in outcomes:
                 self._note(tx, outcomes[tx.txid])
 
     async def _offer(self, tx: Transaction, parents: Sequence[Transaction]) -> Outcome:

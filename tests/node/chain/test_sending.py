@@ -1,12 +1,15 @@
 """Packages through the chain service: a child that pays for its parents, now and after each block."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
-from node.chain.backend import PACKAGES
+from node.chain.backend import PACKAGES, Outcome
 from protocol.bitcoin.transaction import OutPoint, Transaction, txid_hex
 from protocol.bus.messages.chain import Broadcast, Forget, GetTip
 from protocol.errors import CommandRefused
@@ -80,6 +83,33 @@ async def test_a_package_is_sent_again_after_each_block_as_one(rig: Rig) -> None
     await rig.stop()
     await rig.start()  # which is not told that they belong together
     await until(lambda: {parent.txid, child.txid} <= set(rig.chain.mempool.entries))
+
+
+async def test_what_is_sent_while_a_block_has_all_sent_again_is_no_bug(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim of the new block, with its parent, comes when the older ones are nearly through."""
+    old, _ = pair(confirmed_coin(rig.chain))
+    rig.chain.mempool.set_floor(10_000)
+    assert not (await rig.ask(Broadcast(old.serialize()))).accepted
+    parent, child = pair(confirmed_coin(rig.chain))
+    send, sent, turns = rig.backend.broadcast, asyncio.Event(), count(1)
+
+    async def broadcast(raw: bytes) -> Outcome:
+        if next(turns) == 2:  # what was refused is offered once more, since its parent may have come after it
+            await rig.ask(as_package(parent, child))
+            sent.set()
+        return await send(raw)
+
+    monkeypatch.setattr(rig.backend, "broadcast", broadcast)
+    with structlog.testing.capture_logs() as logs:
+        rig.chain.generate_block([])
+        await asyncio.wait_for(sent.wait(), 20)
+        await rig.caught_up()
+        rig.chain.generate_block([])
+        await rig.caught_up()
+    assert [entry for entry in logs if entry["event"] == "bug"] == []
+    assert child.txid in rig.chain.mempool
 
 
 async def test_a_parent_that_is_in_a_block_needs_no_package(rig: Rig) -> None:
