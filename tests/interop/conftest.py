@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from tests.faults import Faults
 from tests.interop.harness import NotInstalled, Side, World, install, world_folder
 from tests.interop.network_world import Web
 from tests.support import need
 
 HERE = Path(__file__).parent
 CURRENT = pytest.StashKey[World | Web]()
+TOLD = pytest.StashKey[bool]()
+FAULTS = pytest.StashKey[Faults]()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -39,6 +42,15 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         running.fund()
         request.node.stash[CURRENT] = running
         yield running
+
+
+@pytest.fixture(autouse=True)
+def _no_fault(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever a peer does, our programs find no fault of their own."""
+    yield
+    stash = request.node.getparent(pytest.Module).stash
+    if CURRENT in stash:
+        assert stash.setdefault(FAULTS, Faults()).new(stash[CURRENT].stack.nodes.values()) == []
 
 
 @dataclass(frozen=True)
@@ -70,9 +82,11 @@ def trusted(world: World) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Iterator[None]:
+    """What both sides look like and their logs, with the first failure of a module: others mostly follow from it."""
     report = yield
     module = item.getparent(pytest.Module)
-    if report.failed and module is not None and CURRENT in module.stash:
+    if report.failed and module is not None and CURRENT in module.stash and TOLD not in module.stash:
+        module.stash[TOLD] = True
         running = module.stash[CURRENT]
         report.sections.append(("both sides", running.picture()))
         report.sections.append(("logs", running.logs()))

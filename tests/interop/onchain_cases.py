@@ -72,12 +72,6 @@ def force_close(world: World, funding: str, by: Side) -> str:
     return txid
 
 
-def no_bug(world: World) -> None:
-    log = world.ours.daemon.log.read_text(errors="replace")
-    assert "event=bug" not in log
-    assert "Traceback" not in log
-
-
 class ForceClosing:
     """For peers that can hold payments."""
 
@@ -119,7 +113,6 @@ class ForceClosing:
         world.bury("every output to be spent", lambda: world.resolved(funding), **TO_THE_END)
 
         gains(world, ours - THEY_CLAIM + WE_CLAIM, theirs - WE_CLAIM + THEY_CLAIM, before)
-        no_bug(world)
 
 
 def claimed(peer: HoldingPeer, payment_hash: str) -> bool:
@@ -196,7 +189,6 @@ class Cheating:
         world.mine(1)
         world.bury("the penalty to be final", lambda: world.done(funding), **TO_THE_END)
         gains(world, world.peer.channel_sat, 0, before)
-        no_bug(world)
 
 
 class CheatingWithHtlcs(Cheating):
@@ -244,7 +236,6 @@ class Losing:
         world.mine(1)
         world.bury("both to be done", lambda: world.resolved(funding), **TO_THE_END)
         gains(world, *balances, before)
-        no_bug(world)
 
 
 class LosingOurs(Losing):

@@ -18,7 +18,7 @@ from protocol.hashes import sha256
 from tests.interop.cases import pay_them, pay_us
 from tests.interop.closed import Closed, htlc_output, sat, taken
 from tests.interop.harness import Side, World, copy_state
-from tests.interop.onchain_cases import TO_THE_END, force_close, no_bug, status
+from tests.interop.onchain_cases import TO_THE_END, force_close, status
 from tests.interop.peers.electrum_peer import Electrum
 
 PEER = "electrum"
@@ -188,7 +188,6 @@ def test_force_close_with_htlcs_both_ways(world: World, opener: Side, closer: st
     assert end.coins == {"ours": ours, "theirs": theirs}
     after = before[0] + ours, before[1] + theirs
     world.until("both wallets to count that", lambda: coins(world, electrum) == after, LOAD)
-    no_bug(world)
 
 
 def test_revoked_commitment_with_htlcs_is_punished(world: World, tmp_path: Path) -> None:
@@ -235,4 +234,3 @@ def test_revoked_commitment_with_htlcs_is_punished(world: World, tmp_path: Path)
     fees = sum(spend.fee for spend in end.spends.values())
     assert end.coins == {"ours": electrum.channel_sat - fees, "theirs": 0}
     assert coins(world, electrum) == (before[0] + electrum.channel_sat - fees, before[1])
-    no_bug(world)

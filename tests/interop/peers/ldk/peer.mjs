@@ -75,6 +75,8 @@ const fees = ldk.FeeEstimator.new_impl({
 });
 let broadcasts = Promise.resolve(); // one after the other: a child comes behind its parent
 function broadcast(tx) {
+  // These would be refused one by one, and what LDK says next would wait for seconds behind them.
+  if (purse.isTooLate(Buffer.from(tx))) return Promise.resolve();
   broadcasts = broadcasts.then(() => chain("sendrawtransaction", hex(tx)))
     .then((txid) => { say("broadcast", txid); return txid; }, (error) => say("not broadcast", error.message));
   return broadcasts;

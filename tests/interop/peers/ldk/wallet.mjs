@@ -10,12 +10,16 @@ const WITNESS = Buffer.from("010151", "hex"); // one item: the script itself
 const NO_WITNESS = Buffer.from("00", "hex");
 const SATISFACTION_WEIGHT = 4n + 3n; // the length of an empty script, and the witness
 
-// How far the chain was read, and what was found there: confirmed coins by outpoint, in satoshis.
-export const wallet = { height: 0, coins: {} };
+// How far the chain was read, and what was found there: confirmed coins by outpoint, in satoshis, and what is spent.
+export const wallet = { height: 0, coins: {}, spent: {} };
 
 export function connect(transactions, height) {
   for (const tx of transactions) {
-    for (const input of tx.vin) delete wallet.coins[`${input.txid}:${input.vout}`];
+    for (const input of tx.vin) {
+      if (!input.txid) continue; // of a coinbase
+      delete wallet.coins[`${input.txid}:${input.vout}`];
+      wallet.spent[`${input.txid}:${input.vout}`] = true;
+    }
     for (const output of tx.vout)
       if (output.scriptPubKey.hex === SCRIPT_HEX) wallet.coins[`${tx.txid}:${output.n}`] = Math.round(output.value * 1e8);
   }
@@ -23,6 +27,9 @@ export function connect(transactions, height) {
 }
 
 export const balance = () => Object.values(wallet.coins).reduce((sum, sat) => sum + sat, 0);
+
+// LDK 0.1 claims some HTLCs again at each block though a block holds their spend.
+export const isTooLate = (tx) => inputsOf(tx).some((outpoint) => outpoint in wallet.spent);
 
 export function source(ldk) {
   const utxo = ([outpoint, sat]) => {
@@ -49,14 +56,20 @@ function unsignedOf(psbt) {
   return psbt.subarray(start, start + size);
 }
 
-function signed(tx) {
-  let [count, at] = sizeAt(tx, 4);
-  const witnesses = [];
+function inputsOf(tx) {
+  const outpoints = [];
+  let [count, at] = sizeAt(tx, tx[4] === 0 ? 6 : 4); // marker and flag come before witnesses
   for (; count > 0; count--) {
     const txid = Buffer.from(tx.subarray(at, at + 32)).reverse().toString("hex");
-    witnesses.push(`${txid}:${tx.readUInt32LE(at + 32)}` in wallet.coins ? WITNESS : NO_WITNESS);
-    at += 32 + 4 + 1 + 4; // no script yet
+    outpoints.push(`${txid}:${tx.readUInt32LE(at + 32)}`);
+    const [script, behind] = sizeAt(tx, at + 36);
+    at = behind + script + 4;
   }
+  return outpoints;
+}
+
+function signed(tx) {
+  const witnesses = inputsOf(tx).map((outpoint) => (outpoint in wallet.coins ? WITNESS : NO_WITNESS));
   const end = tx.length - 4;
   return Buffer.concat([tx.subarray(0, 4), Buffer.from("0001", "hex"), tx.subarray(4, end), ...witnesses, tx.subarray(end)]);
 }
