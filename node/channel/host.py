@@ -147,7 +147,11 @@ class ChannelHost(Service):
             self.bus.send("peer", peer.DropPeer(node_id, connection, reason, frames))
 
     async def _publish(self, tx: bytes, label: str) -> None:
-        result = await self.bus.request("chain", chain.Broadcast(tx, label, keep=True), deadline=120)
+        try:
+            result = await self.bus.request("chain", chain.Broadcast(tx, label, keep=True), deadline=120)
+        except (CommandRefused, OutcomeUnknown) as error:
+            log.warning("not_sent", label=label, error=str(error))  # it is kept, and goes out with a later block
+            return
         if not result.accepted:
             log.warning("broadcast_refused", label=label, reason=result.reason)
 

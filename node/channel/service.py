@@ -101,7 +101,7 @@ class ChannelService(Commands):
             log.error("signer_numbers_refused", answer=type(numbers).__name__)
             return
         known = {entry.channel: entry for entry in numbers.channels}
-        for channel in self._channels.values():
+        for channel in list(self._channels.values()):
             committed = channel.state.committed
             numbers_of = known.get(committed.params.handle)
             reason = lost_reason(committed, numbers_of)
