@@ -18,10 +18,11 @@ from protocol.errors import CommandRefused, MalformedMessage
 log = structlog.get_logger()
 PUT_OWN = "INSERT OR IGNORE INTO transactions (txid, raw, label) VALUES (?, ?, ?)"
 CONFIRM_OWN = "UPDATE transactions SET height = ? WHERE txid = ?"
-UNCONFIRM_OWN = "UPDATE transactions SET height = NULL WHERE height = ?"
-FORGET_OWN = "DELETE FROM transactions WHERE txid = ? AND height IS NULL"
-RECENT_OWN = "SELECT raw, height FROM transactions WHERE height IS NULL OR height > ?"
-IS_CONFIRMED = "SELECT 1 FROM transactions WHERE txid = ? AND height > 0"
+"""A negative height: that block spends the same otherwise, so no later one can hold this transaction."""
+UNCONFIRM_OWN = "UPDATE transactions SET height = NULL WHERE abs(height) = ?"
+FORGET_OWN = "DELETE FROM transactions WHERE txid = ? AND (height IS NULL OR height < 0)"
+RECENT_OWN = "SELECT raw, height FROM transactions WHERE height IS NULL OR abs(height) > ?"
+HEIGHT_OF = "SELECT height FROM transactions WHERE txid = ? AND height IS NOT NULL"
 MAX_PARENTS = 24
 """A package has at most 25 transactions (Bitcoin Core's doc/policy/packages.md)."""
 
@@ -41,16 +42,22 @@ class Sending:
             tx = parse_own(bytes(raw))
             if height is None:
                 self._watches.own[tx.txid] = tx
+            elif height < 0:
+                self._watches.own_overtaken.setdefault(-height, []).append(tx)
             else:
                 self._watches.own_confirmed.setdefault(height, []).append(tx)
 
-    def confirmed(self, height: int, transactions: Sequence[Transaction]) -> Unit:
-        for tx in transactions:
+    def connected(
+        self, height: int, confirmed: Sequence[Transaction], overtaken: Sequence[Transaction]
+    ) -> Unit:
+        """What to save of ours after a block: what is in it, and what it makes impossible."""
+        for tx in (*confirmed, *overtaken):
             self._refused.pop(tx.txid, None)
-        return [(CONFIRM_OWN, [(height, tx.txid) for tx in transactions])] if transactions else []
+        rows = [(height, tx.txid) for tx in confirmed] + [(-height, tx.txid) for tx in overtaken]
+        return [(CONFIRM_OWN, rows)] if rows else []
 
     def forget(self, txid: bytes) -> None:
-        if self._watches.own.pop(txid, None) is not None:
+        if self._watches.forget(txid):
             self._refused.pop(txid, None)
             self._writer.submit([(FORGET_OWN, [(txid,)])], now=False)
 
@@ -58,9 +65,12 @@ class Sending:
         """Saved before it is sent: a crash in between sends it at the next start. Raises CommandRefused."""
         tx = _read(request.raw)
         parents = _parents(tx, request.parents)
-        if self._is_confirmed(tx.txid):
+        height = self._height_of(tx.txid)
+        if height > 0:
             return BroadcastResult(tx.txid, True, "")
-        parents = [parent for parent in parents if not self._is_confirmed(parent.txid)]
+        if height < 0:
+            return BroadcastResult(tx.txid, False, f"bad-txns-inputs-missingorspent (see block {-height})")
+        parents = [parent for parent in parents if self._height_of(parent.txid) <= 0]
         own = self._watches.own
         new = [each for each in (*parents, tx) if each.txid not in own]
         own.update((each.txid, each) for each in new)
@@ -114,8 +124,10 @@ class Sending:
         ids = dict.fromkeys(spent.outpoint.txid for spent in tx.inputs)
         return [own[txid] for txid in ids if txid in own][:MAX_PARENTS]
 
-    def _is_confirmed(self, txid: bytes) -> bool:
-        return bool(self._writer.read(IS_CONFIRMED, (txid,)))
+    def _height_of(self, txid: bytes) -> int:
+        """As in the table, 0 for one that is in no block."""
+        rows = self._writer.read(HEIGHT_OF, (txid,))
+        return int(rows[0][0]) if rows else 0
 
     def _note(self, tx: Transaction, outcome: Outcome) -> None:
         if outcome.accepted:

@@ -250,7 +250,8 @@ class ChainService(Questions):
         self._tip = height
         self._hashes[height] = block_hash
         self._hashes.pop(height - KEPT_BLOCKS, None)
-        self._watches.own_confirmed.pop(height - KEPT_BLOCKS, None)
+        for old in (self._watches.own_confirmed, self._watches.own_overtaken):
+            old.pop(height - KEPT_BLOCKS, None)
         rows: Unit = [(PUT_SCAN, [(height, block_hash)]), (CUT_SCAN, [(height - KEPT_BLOCKS, height)])]
         self.bus.publish(BlockConnected(height, block_hash, looked.header.time))
         if self._spends.wanted:
@@ -260,10 +261,10 @@ class ChainService(Questions):
 
     def _look_into(self, height: BlockHeight, looked: Looked) -> Unit:
         """Says what was paid to watched scripts; returns what to save about our own transactions."""
-        paid, confirmed = self._watches.connect(height, looked.transactions)
+        paid, confirmed, overtaken = self._watches.connect(height, looked.transactions)
         for event in paid:
             self.bus.publish(event)
-        return self._sending.confirmed(height, confirmed)
+        return self._sending.connected(height, confirmed, overtaken)
 
     async def _look_into_mempool(self) -> None:
         watched = self._watches.for_mempool()

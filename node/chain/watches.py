@@ -62,6 +62,8 @@ class Watches:
         """Transactions of ours that are not confirmed."""
         self.own_confirmed: dict[int, list[Transaction]] = {}
         """Those that are, by height, as far back as a reorganisation may reach."""
+        self.own_overtaken: dict[int, list[Transaction]] = {}
+        """Those that cannot be any more, by the height of the block that spends the same otherwise."""
 
     def watch_output(self, outpoint: OutPoint, script: bytes, *, mempool: bool = False) -> Watched:
         watched = self._outputs.setdefault(outpoint, Watched(script, announced=True))
@@ -114,14 +116,17 @@ class Watches:
 
     def connect(
         self, height: BlockHeight, transactions: Iterable[tuple[int, Transaction]]
-    ) -> tuple[list[ScriptPaid], list[Transaction]]:
-        """Payments to watched scripts, and those of our own transactions that are in this block.
+    ) -> tuple[list[ScriptPaid], list[Transaction], list[Transaction]]:
+        """Payments to watched scripts, those of our own transactions that are in this block, and those that cannot be
+        in any block after it.
 
         `transactions` come with their position in the block; some that do not concern us do no harm.
         """
         paid: list[ScriptPaid] = []
         confirmed: list[Transaction] = []
+        spent_here: set[OutPoint] = set()
         for tx_index, tx in transactions:
+            spent_here.update(tx_in.outpoint for tx_in in tx.inputs)
             for tx_in in tx.inputs:
                 spent = self._outputs.get(tx_in.outpoint)
                 if spent is not None:
@@ -142,11 +147,36 @@ class Watches:
             if own is not None:
                 confirmed.append(own)
                 self.own_confirmed.setdefault(height, []).append(own)
-        return paid, confirmed
+        overtaken = self._overtaken(spent_here)
+        if overtaken:
+            self.own_overtaken.setdefault(height, []).extend(overtaken)
+        return paid, confirmed, overtaken
+
+    def _overtaken(self, spent_here: set[OutPoint]) -> list[Transaction]:
+        """Takes out what wants to spend the same as a block did, and what spends an output of that."""
+        overtaken: dict[bytes, Transaction] = {}
+        found = True
+        while found:
+            found = False
+            for tx in list(self.own.values()):
+                spends = (tx_in.outpoint for tx_in in tx.inputs)
+                if any(outpoint in spent_here or outpoint.txid in overtaken for outpoint in spends):
+                    overtaken[tx.txid] = self.own.pop(tx.txid)
+                    found = True
+        return list(overtaken.values())
+
+    def forget(self, txid: bytes) -> bool:
+        """One of ours that is in no block. False: it is not known, or confirmed."""
+        for height, overtaken in self.own_overtaken.items():
+            self.own_overtaken[height] = [tx for tx in overtaken if tx.txid != txid]
+            if len(self.own_overtaken[height]) < len(overtaken):
+                return True
+        return self.own.pop(txid, None) is not None
 
     def disconnect(self, height: BlockHeight) -> list[OutputReorganised | SpendReorganised]:
         lost: list[OutputReorganised | SpendReorganised] = []
-        self.own.update((tx.txid, tx) for tx in self.own_confirmed.pop(height, ()))
+        for back in (self.own_confirmed, self.own_overtaken):
+            self.own.update((tx.txid, tx) for tx in back.pop(height, ()))
         for outpoint, watched in self._outputs.items():
             if watched.spent_height == height:
                 watched.spent_by = watched.spent_height = None

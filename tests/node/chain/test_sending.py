@@ -167,6 +167,70 @@ async def test_a_forgotten_child_leaves_its_parent(rig: Rig) -> None:
     await until(lambda: saved(rig) == {parent.txid: None})
 
 
+async def overtaken(rig: Rig) -> tuple[Transaction, Transaction, Transaction]:
+    """A parent and its child of ours, and who spent the parent's coin in the newest block."""
+    coin = confirmed_coin(rig.chain)
+    parent, child = pair(coin, parent_fee=1_000)
+    assert (await rig.ask(as_package(parent, child))).accepted
+    rival = spend(
+        [coin], [(coin[1] - 300, ELSEWHERE)]
+    )  # a reorganisation brings it back, and ours replaces it
+    rig.chain.generate_block([rival])
+    await rig.caught_up()
+    await until(lambda: set(saved(rig).values()) == {-rig.chain.height})
+    return parent, child, rival
+
+
+async def test_what_a_block_made_impossible_is_not_sent_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peer's commitment was mined: ours would be offered, and refused, with every block for ever."""
+    parent, child, _ = await overtaken(rig)
+    sent: list[bytes] = []
+    offer = rig.backend.broadcast
+
+    async def broadcast(raw: bytes) -> Outcome:
+        sent.append(raw)
+        return await offer(raw)
+
+    monkeypatch.setattr(rig.backend, "broadcast", broadcast)
+    for _ in range(2):
+        rig.chain.generate(1)
+        await rig.caught_up()
+    again = await rig.ask(Broadcast(parent.serialize()))
+    assert not again.accepted and "missing" in again.reason
+    await rig.stop()
+    await rig.start()
+    rig.chain.generate(1)
+    await rig.caught_up()
+    assert sent == []
+    assert saved(rig).keys() == {parent.txid, child.txid}
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_what_a_block_made_impossible_is_sent_again_when_the_block_goes(
+    rig: Rig, restarted: bool
+) -> None:
+    parent, child, _ = await overtaken(rig)
+    if restarted:
+        await rig.stop()
+        await rig.start()
+        await rig.ask(GetTip())
+    rig.chain.reorg(1)
+    await until(lambda: {parent.txid, child.txid} <= set(rig.chain.mempool.entries))
+    await until(lambda: set(saved(rig).values()) == {None})
+
+
+async def test_what_a_block_made_impossible_can_be_forgotten(rig: Rig) -> None:
+    parent, child, _ = await overtaken(rig)
+    rig.bus.send("chain", Forget(child.txid))
+    await rig.ask(GetTip())
+    await until(lambda: saved(rig).keys() == {parent.txid})
+    rig.chain.reorg(1)
+    await until(lambda: saved(rig) == {parent.txid: None})
+    assert child.txid not in rig.chain.mempool
+
+
 class OneByOneRig(Rig):
     async def start(self, **options: Any) -> None:
         await super().start(make=lambda: make_electrum(self.doors.electrum_endpoint), **options)
