@@ -146,6 +146,8 @@ class Resolver:
             self._outside.run(self._block(height))
 
     def signer_is_back(self) -> None:
+        # It may have come back with an older copy of its database.
+        self._told.clear()
         self._tick()
 
     def state(self, row_id: int) -> State | None:

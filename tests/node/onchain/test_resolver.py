@@ -345,10 +345,21 @@ async def test_a_signer_hears_first_what_it_was_not_told_and_that_its_state_is_o
     shell.outside.answer = lambda _request: sign.ChannelAnswer(())
     shell.outside.said.clear()
     for _ in range(2):
-        shell.resolver.signer_is_back()
+        shell.resolver.new_block(BlockHeight(shell.world.chain.height))
         await shell.calm()
     asked = [type(m) for m in shell.outside.said if isinstance(m, ASKED)]
     assert asked.count(sign.ChannelRequest) == 1 and asked.count(sign.FindHolderPoint) == 2
+
+
+async def test_a_signer_that_was_away_is_told_again(shell: Shell) -> None:
+    """checklist 50: it may be back with an older copy of its database, and then has no key for a penalty."""
+    shell.outside.answer = lambda _request: sign.ChannelAnswer(())
+    await due(shell)
+    assert len(shell.outside.of(sign.ChannelRequest)) == 1
+    shell.outside.said.clear()
+    shell.resolver.signer_is_back()
+    await shell.calm()
+    assert [type(m) for m in shell.outside.said[:2]] == [sign.ChannelRequest, sign.SignSweep]
 
 
 ASKED = (sign.ChannelRequest, sign.MarkStale, sign.FindHolderPoint)
