@@ -328,12 +328,14 @@ class Forwarder:
         self._channels.book.outdated = True
         if live.row is not None and live.row.out_channel is not None:
             self._channels.book.came_back(live.row.out_channel, live.row.out_msat or Msat(0))
-        if live.htlc is not None and live.payload is not None:
+        if live.is_gone:  # nobody would pay us for what we pay onward
+            self._note_end(live, "failed", None, None, "the incoming HTLC was gone first")
+            self._forget_if_gone(live)
+        elif live.htlc is not None and live.payload is not None:
             live.refreshed = True  # the channel itself has spoken
             self._consider(live, live.htlc, live.payload)
-        elif live.htlc is not None:
+        elif live.htlc is not None:  # else it is judged when it is said again
             self._judge(live, live.htlc)
-        # else it is judged when it is said again
 
     def fulfilled(self, event: HtlcFulfilled) -> None:
         live = self._by_origin.get(event.origin)

@@ -57,7 +57,7 @@ class InvoiceBook:
         """Labels and given hashes of invoices that are not on disk yet."""
         self._waiting: dict[bytes, list[asyncio.Future[InvoiceRow]]] = {}
         self._waiting_any: list[asyncio.Future[InvoiceRow]] = []
-        receiver.on_paid = self._paid
+        receiver.on_end = self._ended
 
     async def create(self, request: CreateInvoice) -> InvoiceRow:
         _check(request)
@@ -208,11 +208,14 @@ class InvoiceBook:
             )
         return self._receiver.seen(found[0])
 
-    def _paid(self, paid: InvoiceRow) -> None:
-        waiting_any, self._waiting_any = self._waiting_any, []
-        for waiting in (*self._waiting.pop(paid.payment_hash, ()), *waiting_any):
-            if not waiting.done():
-                waiting.set_result(paid)
+    def _ended(self, invoice: InvoiceRow) -> None:
+        waiting = list(self._waiting.get(invoice.payment_hash, ()))
+        if invoice.status == "paid":
+            waiting += self._waiting_any
+            self._waiting_any = []
+        for one in waiting:
+            if not one.done():
+                one.set_result(invoice)
 
 
 def _check(request: CreateInvoice) -> None:

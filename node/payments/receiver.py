@@ -59,7 +59,8 @@ class Receiver:
         self._sets: dict[bytes, HtlcSet] = {}
         self._said: dict[HtlcKey, FulfilHtlc | FailHtlc] = {}
         """What was decided of each HTLC that is not yet gone, to be said again."""
-        self.on_paid: Callable[[InvoiceRow], None] | None = None
+        self.on_end: Callable[[InvoiceRow], None] | None = None
+        """Hears of an invoice that was paid or cancelled, once that is on disk."""
         self._last_pay_index = 0
 
     def load(self) -> None:
@@ -277,7 +278,7 @@ class Receiver:
         cancelled = msgspec.structs.replace(invoice, status=CANCELLED, received_msat=None)
         self.open.pop(invoice.payment_hash, None)
         self._save(cancelled)
-        self._desk.when_saved(lambda: self._changed(cancelled))
+        self._desk.when_saved(lambda: self._tell_end(cancelled))
         parts = self._sets.get(invoice.payment_hash)
         if parts is not None:
             self._refuse_set(
@@ -346,9 +347,12 @@ class Receiver:
 
     def _tell_paid(self, paid: InvoiceRow) -> None:
         del self._settling[paid.payment_hash]
-        self._changed(paid)
-        if self.on_paid is not None:
-            self.on_paid(paid)
+        self._tell_end(paid)
+
+    def _tell_end(self, invoice: InvoiceRow) -> None:
+        self._changed(invoice)
+        if self.on_end is not None:
+            self.on_end(invoice)
 
     def _save(self, invoice: InvoiceRow) -> None:
         row = (

@@ -353,6 +353,21 @@ async def test_an_incoming_htlc_that_ends_first_leaves_the_onward_one_watched(ho
     assert house.payments._forwarder._live == {}
 
 
+async def test_an_offer_that_is_refused_after_its_incoming_htlc_is_gone_is_made_to_no_other_channel(
+    house: House,
+):
+    """Below the dust limit it goes with its channel, long before its expiry. Nobody would pay us for it."""
+    third = outgoing(THIRD_CHANNEL, SECOND_SCID)
+    house.channel.channels = (incoming_channel(htlc()), outgoing(), third)
+    await hear(house, htlc())
+    (first,) = house.channel.offers
+    await hear(house, HtlcResolved(CHANNEL, 0, sha256(PREIMAGE), False))
+    await hear(house, HtlcRefused(ORIGIN, "the channel is closed", "Use another."))
+    assert house.channel.offers == [first]
+    assert house.rows(FORWARDS)[0][0] == "failed"
+    assert house.payments._forwarder._live == {}
+
+
 async def test_what_the_next_hop_says_of_hold_times_goes_upstream_with_ours(house: House):
     """checklist 39: 1.25 s passed between the two."""
     data = b"data of the next hop"

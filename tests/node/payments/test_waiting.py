@@ -104,3 +104,15 @@ async def test_waiting_for_a_cancelled_hold_ends(house: House):
     await house.ask(CancelHold(test_hold.HASH))
     await house.on_disk()
     assert (await house.ask(WaitInvoice("bond"))).status == "cancelled"
+
+
+async def test_who_waits_for_a_hold_hears_at_once_that_it_was_cancelled(house: House):
+    """Otherwise only at its expiry, which may be a week away."""
+    await house.ask(test_hold.ASK)
+    waiting = house.asking(WaitInvoice("bond"))
+    anybody = house.asking(WaitAnyInvoice(0, 60))
+    await house.settle()
+    await house.ask(CancelHold(test_hold.HASH))
+    await house.on_disk()
+    assert (await asyncio.wait_for(waiting, 5)).status == "cancelled"
+    assert not anybody.done(), "nothing was paid"
