@@ -212,7 +212,7 @@ class Channel:
         """What waits for its save was meant for the connection that is gone. On the next one channel_reestablish
         comes first, and brings again what is still owed (BOLT 2, "Message Retransmission")."""
         for _, effects in self._behind:
-            effects[:] = [effect for effect in effects if not isinstance(effect, Send)]
+            effects[:] = [effect for effect in effects if not isinstance(effect, Send | Drop)]
 
     def _note_words(self, events: list[Event]) -> None:
         """What the peer complains of is kept, also where it changes nothing: it may be the cause of what follows."""

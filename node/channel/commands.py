@@ -6,6 +6,7 @@ import structlog
 from msgspec.structs import replace
 
 from node.channel import static, store
+from node.channel.chain_side import BlockTold
 from node.channel.channel import Channel
 from node.channel.events import (
     CloseWanted,
@@ -70,6 +71,8 @@ class Commands(Explains):
         policy = policy or Policy()
         self._env = replace(self._env, max_dust=policy.max_dust)
         self.openings = Openings(bus, signer, policy, chain_hash, self)
+        self._not_sent: dict[int, Channel] = {}
+        """Channels whose funding transaction could not be sent, by their rows."""
 
     @handles(said.FundChannel)
     async def fund_channel(self, request: said.FundChannel) -> said.ChannelFunded:
@@ -144,8 +147,19 @@ class Commands(Explains):
             sent: wallet.Sent = await self.bus.request("wallet", wallet.SignAndSend(purpose), deadline=120)
         except (CommandRefused, OutcomeUnknown) as error:
             log.error("funding_not_sent", channel=channel.channel_id.hex(), error=str(error))
+            self._not_sent[channel.row_id] = channel
             return None
         return sent
+
+    def block_told(self, event: BlockTold) -> None:
+        super().block_told(event)
+        self.send_fundings_again()
+
+    def send_fundings_again(self) -> None:
+        """At each block, and when the signer is back."""
+        again, self._not_sent = self._not_sent, {}
+        for channel in again.values():
+            self.run(self._send_funding(channel))
 
     @handles(said.CloseChannel)
     async def close_channel(self, request: said.CloseChannel) -> said.ChannelClosed:

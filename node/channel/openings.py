@@ -271,8 +271,8 @@ class Openings:
         saved = False
         try:
             done = await opening.fund(one, wish, self._policy, lambda said: log.info("opening", step=said))
+            saved = True  # from here on it may be on disk, whatever ends us: its coins stay set aside
             await self.host.opened(done.committed)
-            saved = True
             self.host.begin(done.committed, one.connection, one.early())
             return done.committed
         except PeerViolation as violation:
@@ -342,7 +342,7 @@ class Openings:
             self.host.begin(done.committed, one.connection, one.early())
         except (PeerViolation, MalformedMessage) as error:
             one.send(Error(one.temporary_channel_id, str(error).encode("ascii", "replace")[:400]))
-        except CommandRefused as refusal:
+        except (CommandRefused, OutcomeUnknown) as refusal:
             log.warning("opening_refused", peer=one.node_id.hex(), sentence=refusal.sentence)
             one.send(Error(one.temporary_channel_id, b"this node cannot open a channel now"))
         except HungUp as hung_up:

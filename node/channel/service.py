@@ -1,5 +1,6 @@
 """The channel service: every channel of the node, its peers, its signer and its chain joined on the bus."""
 
+import asyncio
 from copy import copy
 from typing import ClassVar
 
@@ -8,7 +9,7 @@ from msgspec.structs import replace
 
 from node.channel import store
 from node.channel.chain_side import BlockTold
-from node.channel.channel import Channel
+from node.channel.channel import MIN_RETRY_SECONDS, Channel
 from node.channel.commands import Commands, hello
 from node.channel.events import (
     Disconnected,
@@ -72,7 +73,10 @@ class ChannelService(Commands):
         await self._compare_numbers()
         try:
             tip = await self.bus.request("chain", chain.GetTip(), deadline=600)
-            self._env = replace(self._env, height=tip.height, feerate_per_kw=await self.feerate(6))
+            # A block that came meanwhile was told already, and is newer.
+            self._env = replace(self._env, height=self._env.height or tip.height)
+            feerate = await self.feerate(6)
+            self._env = replace(self._env, feerate_per_kw=feerate)
         except (CommandRefused, OutcomeUnknown) as error:
             log.warning("chain_not_known_yet", error=str(error))
         self._ready = True
@@ -94,9 +98,13 @@ class ChannelService(Commands):
         while True:
             try:
                 numbers = await self._signer.call(sign.ChannelNumbers())
-                break
             except SignerAway:
                 await self._signer.wait_up()
+                continue
+            if not isinstance(numbers, sign.NotNow):
+                break
+            # Without the numbers an old copy of our database would go on as though it were the newest.
+            await asyncio.sleep(max(MIN_RETRY_SECONDS, numbers.retry_after_seconds))
         if not isinstance(numbers, sign.Numbers):
             log.error("signer_numbers_refused", answer=type(numbers).__name__)
             return
@@ -285,6 +293,7 @@ class ChannelService(Commands):
             self._resolver.signer_is_back()
             for channel in self._channels.values():
                 channel.put(SignerAsked())
+            self.send_fundings_again()
 
     async def stop(self) -> None:
         await super().stop()

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 from msgspec.structs import replace
 
-from node.channel import commands
+from node.channel import commands, openings
 from node.channel.commands import Commands
 from node.channel.events import Connected, FromPeer
 from node.channel.openings import ALIAS_BASE, Openings, alias_of
@@ -18,6 +18,7 @@ from node.channel.terms import Policy
 from protocol import curve
 from protocol.amounts import FEERATE_FLOOR, FeeratePerKw, Msat, Sat, ShortChannelId
 from protocol.bolt9 import OUR_INIT, ChannelType, FeatureSet
+from protocol.bus.bus import OutcomeUnknown
 from protocol.bus.local import LocalBus
 from protocol.bus.messages import channel as said
 from protocol.bus.messages import signer as sign
@@ -65,6 +66,7 @@ class Host:
         self.current: int | None = 1
         self.peer_features = OUR_INIT
         self.taken: set[bytes] = set()
+        self.saving = asyncio.Event()
         self.saved: list[Committed] = []
         self.begun: list[int | None] = []
         self.early: tuple[Message, ...] = ()
@@ -109,6 +111,7 @@ class Host:
         return ALICES_ALIAS
 
     async def opened(self, committed: Committed) -> None:
+        self.saving.set()
         await asyncio.sleep(0)
         self.saved.append(committed)
         self.taken.add(committed.params.channel_id)
@@ -273,6 +276,38 @@ async def test_a_temporary_id_that_is_the_id_of_a_channel_is_refused(bob: Host) 
     assert b"id of a channel" in error.data
     bob.hear(offer(2))
     await bob.until_sent(AcceptChannel)
+
+
+async def test_a_stop_while_the_channel_is_saved_does_not_give_its_coins_back(tmp_path: Path) -> None:
+    """checklist 11: it may be on disk, and after the next start its funding is sent with these coins."""
+    alice, bob = Host("alice", tmp_path), Host("bob", tmp_path)
+    alice.other, bob.other = bob, alice
+    await alice.wallet.start()
+    opening = asyncio.ensure_future(alice.openings.fund(replace(request(), peer=bob.end.node_id)))
+    async with asyncio.timeout(10):
+        await alice.saving.wait()
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    await asyncio.gather(*alice.tasks, *bob.tasks)
+    assert alice.wallet.planned and not alice.wallet.released
+    await alice.wallet.stop()
+
+
+async def test_a_peer_hears_that_we_cannot_open_when_nobody_tells_us_of_the_reserve(
+    bob: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """checklist 11: otherwise it waits, and our log speaks of a bug."""
+
+    async def silent(_bus: object, _room: object) -> None:
+        raise OutcomeUnknown("the service reserve did not answer AskRoom within 30 s")
+
+    monkeypatch.setattr(openings, "check_room", silent)
+    anchors = replace(offer().tlvs, channel_type=ChannelType.ANCHORS.to_bytes())
+    bob.hear(replace(offer(), tlvs=anchors))
+    (error,) = await bob.until_sent(Error)
+    assert error.channel_id == offer().temporary_channel_id
+    assert [task.exception() for task in bob.tasks if task.done()] in ([], [None])
 
 
 # What people ask for.

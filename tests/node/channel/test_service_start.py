@@ -1,8 +1,9 @@
 """The channel service while it starts: the signer may be away, the chain slow, and peers are quick."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -20,9 +21,11 @@ from protocol.amounts import FEERATE_FLOOR, BlockHeight, FeeratePerKw, Sat
 from protocol.bitcoin.network import REGTEST
 from protocol.bitcoin.transaction import OutPoint, Transaction, TxIn, TxOut
 from protocol.bus.local import LocalBus
-from protocol.bus.messages import chain
+from protocol.bus.messages import chain, wallet
 from protocol.bus.messages import peer as peers
+from protocol.bus.messages.signer_link import SignerLink
 from protocol.bus.service import Service, handles, hears
+from protocol.errors import CommandRefused
 from protocol.secret import Secret
 from protocol.wire.bolt2_reestablish import ChannelReestablish
 from protocol.wire.message import encode
@@ -46,6 +49,7 @@ class _Chain(Service):
     def __init__(self, bus: LocalBus) -> None:
         super().__init__(bus)
         self.told: list[Any] = []
+        self.asked_for_feerate: Callable[[], None] = lambda: None
 
     @hears(chain.UnwatchOutput, chain.Forget)
     def tell(self, message: Any) -> None:
@@ -57,6 +61,7 @@ class _Chain(Service):
 
     @handles(chain.GetFeerate)
     def feerate(self, _request: chain.GetFeerate) -> FeeratePerKw:
+        self.asked_for_feerate()
         return FeeratePerKw(500)
 
     @handles(chain.GetMempoolMinimum)
@@ -292,3 +297,74 @@ async def test_a_channel_that_was_never_funded_is_looked_at_after_each_block(fol
         committed.funding_height = BlockHeight(99)
         service._forget_if_due(channel)
         assert len(told) == 2
+
+
+async def test_a_block_that_comes_while_we_start_is_not_taken_back(folder: Path) -> None:
+    """checklist 43: with the height of before, each deadline would be seen a block too late."""
+    async with Starting(folder) as starting:
+        news = [chain.TipChanged(BlockHeight(8), bytes(32), 0)]
+        starting.service._channels.clear()
+
+        def block() -> None:
+            if news:
+                starting.bus.publish(news.pop())
+
+        starting.chain.asked_for_feerate = block
+        await starting.ready()
+        await starting.turns()
+        assert starting.service._env.height == 8
+        assert starting.service._env.feerate_per_kw == 500
+
+
+async def test_the_height_is_known_though_no_feerate_is(folder: Path) -> None:
+    """checklist 43: a node without estimates still has blocks, and deadlines in them."""
+
+    def none() -> None:
+        raise CommandRefused("no estimate", what_to_do="Wait.")
+
+    async with Starting(folder) as starting:
+        starting.chain.asked_for_feerate = none
+        await starting.ready()
+        assert starting.service._env.height == 7
+
+
+class _Wallet(Service):
+    name: ClassVar[str] = "wallet"
+
+    def __init__(self, bus: LocalBus) -> None:
+        super().__init__(bus)
+        self.asked: list[str] = []
+        self.can_sign = False
+
+    @handles(wallet.SignAndSend)
+    def send(self, request: wallet.SignAndSend) -> wallet.Sent:
+        self.asked.append(request.purpose)
+        if not self.can_sign:
+            raise CommandRefused("the signer is away", what_to_do="Start it.")
+        return wallet.Sent(COMMITMENT.serialize(), COMMITMENT.txid)
+
+
+@pytest.mark.parametrize("word", [BlockTold(BlockHeight(8)), SignerLink(True, "")])
+async def test_a_funding_that_could_not_be_sent_is_sent_later_and_then_no_more(
+    folder: Path, word: object
+) -> None:
+    """checklist 11: the peer has signed and waits for it, and the next start of the node may be months away."""
+    committed = await asyncio.to_thread(committed_of, folder)
+    committed.funding_purpose = "channel 00"
+    async with Starting(folder) as starting:
+        purse = _Wallet(starting.bus)
+        await purse.start()
+        await starting.ready()
+        service = starting.service
+        service._channels.clear()
+        channel: Any = SimpleNamespace(
+            row_id=1, channel_id=CHANNEL, state=SimpleNamespace(committed=committed)
+        )
+        service._send_funding = MethodType(ChannelService._send_funding, service)  # type: ignore[method-assign]
+        assert await service._send_funding(channel) is None
+        for can_sign in (False, True, True):
+            purse.can_sign = can_sign
+            starting.bus.send("channel", word)
+            await starting.turns()
+        assert purse.asked == ["channel 00"] * 3
+        await purse.stop()

@@ -85,6 +85,26 @@ async def test_a_start_finds_what_the_signer_signed_and_we_forgot(tmp_path: Path
     assert told == [SignerIsAhead(numbers.counterparty_signed + 1)] * ahead
 
 
+async def test_a_signer_that_is_busy_at_the_start_is_asked_again(tmp_path: Path) -> None:
+    """checklist 30: never compared, an old copy of a database would not be found out."""
+    state, numbers = await asyncio.to_thread(opened, tmp_path)
+    signer = _Numbers(replace(numbers, counterparty_signed=numbers.counterparty_signed + 1))
+    answers: list[sign.Reply] = [sign.NotNow("busy", 0.0), signer.numbers]
+
+    async def call(_request: sign.Request) -> sign.Reply:
+        return answers.pop(0)
+
+    signer.call = call  # type: ignore[method-assign]
+    service: Any = ChannelService.__new__(ChannelService)
+    service._signer = signer
+    told: list[object] = []
+    channel: Any = Channel(1, state, None)  # type: ignore[arg-type]
+    channel.put = told.append
+    service._channels = {channel.channel_id: channel}
+    await service._compare_numbers()
+    assert told == [SignerIsAhead(numbers.counterparty_signed + 1)]
+
+
 async def test_what_is_for_later_is_stepped_later(tmp_path: Path) -> None:
     """checklist 24: the minute of a channel at rest."""
 
@@ -142,6 +162,23 @@ async def test_nothing_leaves_before_its_save_nor_overtakes_what_waits(tmp_path:
     await asyncio.sleep(0)
     assert disk.left == ([] if fails else [Say, Send, Drop])
     assert bool(channel.halted) is fails
+
+
+async def test_a_fault_on_a_connection_that_is_gone_does_not_cost_the_next_one(tmp_path: Path) -> None:
+    """checklist 25: the host drops whatever connection the peer has by then."""
+    state, _ = await asyncio.to_thread(opened, tmp_path)
+    disk = SlowDisk()
+    channel = Channel(1, state, disk)  # type: ignore[arg-type]
+    channel.put(CloseWanted())
+    channel.turn(Env())
+    channel.put(FromPeer(Shutdown(channel.channel_id, b"\x51")))
+    channel.turn(Env())
+    channel.put(Connected(2))
+    channel.turn(Env())
+    for save in disk.saves:
+        save.set_result(None)
+    await asyncio.sleep(0)
+    assert disk.left and Drop not in disk.left
 
 
 async def test_a_later_save_that_is_done_first_waits_its_turn(tmp_path: Path) -> None:
