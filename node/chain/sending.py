@@ -35,6 +35,8 @@ class Sending:
         self._writer = writer
         self._watches = watches
         self._refused: dict[bytes, str] = {}
+        self._kept: set[bytes] = set()
+        """What somebody asked to keep in this run, although somebody else may have brought it first and would not."""
 
     def load(self, above: int) -> None:
         """What is open, and what was confirmed above this height and may lose its block yet."""
@@ -53,10 +55,12 @@ class Sending:
         """What to save of ours after a block: what is in it, and what it makes impossible."""
         for tx in (*confirmed, *overtaken):
             self._refused.pop(tx.txid, None)
+            self._kept.discard(tx.txid)
         rows = [(height, tx.txid) for tx in confirmed] + [(-height, tx.txid) for tx in overtaken]
         return [(CONFIRM_OWN, rows)] if rows else []
 
     def forget(self, txid: bytes) -> None:
+        self._kept.discard(txid)
         if self._watches.forget(txid):
             self._refused.pop(txid, None)
             self._writer.submit([(FORGET_OWN, [(txid,)])], now=False)
@@ -74,6 +78,8 @@ class Sending:
         own = self._watches.own
         new = [each for each in (*parents, tx) if each.txid not in own]
         own.update((each.txid, each) for each in new)
+        if request.keep:
+            self._kept.update(each.txid for each in (*parents, tx))
         if new:
             rows = [(each.txid, each.serialize(), request.label) for each in new]
             await self._writer.submit([(PUT_OWN, rows)], now=True)
@@ -83,10 +89,11 @@ class Sending:
             return BroadcastResult(tx.txid, False, f"not sent yet: {error}")
         self._note(tx, outcome)
         if not outcome.accepted and not request.keep and tx in new:
-            for each in new:
-                own.pop(each.txid, None)
+            dropped = [each for each in new if each.txid not in self._kept]
+            for each in dropped:
+                self._watches.forget(each.txid)  # also what a block has overtaken meanwhile
                 self._refused.pop(each.txid, None)
-            await self._writer.submit([(FORGET_OWN, [(each.txid,) for each in new])], now=True)
+            await self._writer.submit([(FORGET_OWN, [(each.txid,) for each in dropped])], now=True)
         return BroadcastResult(tx.txid, outcome.accepted, outcome.reason)
 
     async def again(self) -> None:
@@ -125,7 +132,10 @@ class Sending:
         return [own[txid] for txid in ids if txid in own][:MAX_PARENTS]
 
     def _height_of(self, txid: bytes) -> int:
-        """As in the table, 0 for one that is in no block."""
+        """As in the table, 0 for one that is in no block. What the last blocks changed may not be on disk yet."""
+        recent = self._watches.height_of(txid)
+        if recent is not None:
+            return recent
         rows = self._writer.read(HEIGHT_OF, (txid,))
         return int(rows[0][0]) if rows else 0
 

@@ -165,6 +165,16 @@ class Watches:
                     found = True
         return list(overtaken.values())
 
+    def height_of(self, txid: bytes) -> int | None:
+        """Of one of ours: 0 while it is in no block, negative for the block that overtook it; None: not known here."""
+        if txid in self.own:
+            return 0
+        for sign, by_height in ((1, self.own_confirmed), (-1, self.own_overtaken)):
+            for height, transactions in by_height.items():
+                if any(tx.txid == txid for tx in transactions):
+                    return sign * height
+        return None
+
     def forget(self, txid: bytes) -> bool:
         """One of ours that is in no block. False: it is not known, or confirmed."""
         for height, overtaken in self.own_overtaken.items():

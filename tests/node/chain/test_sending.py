@@ -253,3 +253,80 @@ async def test_a_backend_without_packages_sends_one_by_one_and_says_what_failed(
     assert "its parent: " in result.reason and "mempool min fee not met" in result.reason
     assert "no packages here" in result.reason
     await rig.stop()
+
+
+async def test_what_a_block_just_confirmed_or_overtook_is_not_sent_for_ever(rig: Rig) -> None:
+    """That it did may not be on disk yet when somebody who heard of the block asks."""
+    coin, other = confirmed_coin(rig.chain), confirmed_coin(rig.chain)
+    mined = spend([coin], [(coin[1] - 1_000, SCRIPT)])
+    late = spend([other], [(other[1] - 1_000, SCRIPT)])
+    assert (await rig.ask(Broadcast(mined.serialize()))).accepted
+    rig.chain.mempool.set_floor(100_000)
+    assert not (await rig.ask(Broadcast(late.serialize()))).accepted
+    assert rig.database is not None
+    writer, submit, held = rig.database.writer, rig.database.writer.submit, list[Any]()
+
+    def slow(unit: Any, *, now: bool) -> Any:
+        """A disk that has not done what need not be done at once."""
+        if now:
+            return submit(unit, now=True)
+        held.append(unit)
+        return asyncio.get_running_loop().create_future()
+
+    writer.submit = slow  # type: ignore[method-assign]
+    rig.chain.generate_block([mined, spend([other], [(other[1] - 9_000, ELSEWHERE)])])
+    await rig.caught_up()
+    assert (await rig.ask(Broadcast(mined.serialize()))).accepted
+    assert not (await rig.ask(Broadcast(late.serialize()))).accepted
+    assert not rig.service._watches.own
+    writer.submit = submit  # type: ignore[method-assign]
+    for unit in held:
+        await submit(unit, now=True)
+    assert saved(rig) == {mined.txid: rig.chain.height, late.txid: -rig.chain.height}
+
+
+async def test_what_was_refused_and_not_kept_does_not_come_back_with_a_reorganisation(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block overtakes it while the server is asked: it was refused, so whoever asked takes the coins for free."""
+    coin = confirmed_coin(rig.chain)
+    refused = spend([coin], [(coin[1] - 1_000, SCRIPT)])
+    await rig.caught_up()
+    async with rig.service._lock:  # until nothing is sent again after the block of the coin
+        pass
+    send, turns = rig.backend.broadcast, count(1)
+
+    async def broadcast(raw: bytes) -> Outcome:
+        if next(turns) == 1:
+            rig.chain.generate_block([spend([coin], [(coin[1] - 9_000, ELSEWHERE)])])
+            await until(lambda: rig.service._watches.own_overtaken)
+        return await send(raw)
+
+    monkeypatch.setattr(rig.backend, "broadcast", broadcast)
+    assert not (await rig.ask(Broadcast(refused.serialize(), keep=False))).accepted
+    assert saved(rig) == {}
+    rig.chain.reorg(1)
+    await rig.caught_up()
+    assert refused.txid not in rig.service._watches.own
+
+
+async def test_what_somebody_keeps_stays_although_another_who_sent_it_gives_it_up(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commitment: the channel has it sent until it confirms, while the claims offer it as the parent of a child."""
+    parent, child = pair(confirmed_coin(rig.chain), child_fee=500)
+    rig.chain.mempool.set_floor(10_000)
+    offer = rig.backend.submit_package
+
+    async def submit_package(parents: list[bytes], last: bytes) -> Outcome:
+        monkeypatch.undo()
+        assert not (await rig.ask(Broadcast(parent.serialize(), keep=True))).accepted
+        return await offer(parents, last)
+
+    monkeypatch.setattr(rig.backend, "submit_package", submit_package)
+    assert not (await rig.ask(as_package(parent, child, keep=False))).accepted
+    assert saved(rig) == {parent.txid: None}
+    rig.chain.mempool.set_floor(253)
+    rig.chain.generate_block([])
+    await until(lambda: parent.txid in rig.chain.mempool)
+    assert child.txid not in rig.chain.mempool
