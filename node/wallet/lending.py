@@ -51,6 +51,11 @@ class Lending(Service):
                 self._lend(request, tip.height)
         plan = self._ledger.plans[request.purpose]
         await self._save([])  # behind the plan in the writer's one queue: the plan is on disk then
+        if self._ledger.plans.get(request.purpose) != plan:
+            raise CommandRefused(
+                f"the coins for {request.purpose!r} were spent or given back while they were lent",
+                what_to_do="Ask again: other coins are lent then.",
+            )
         tx = Transaction.parse(plan.tx)
         coins = [self._ledger.coins[spent.outpoint] for spent in tx.inputs]
         place = self._account.place_of(tx.outputs[0].script_pubkey)

@@ -54,6 +54,8 @@ class ReserveService(Service):
         self._noted = wallet.ReserveNoted(())
         self._wallet = wallet.ReserveCoins((), "", b"", b"")
         self._syncing = asyncio.Lock()
+        self._moving = asyncio.Lock()
+        """Held from the look at what is lacking or left over until it was sent: two would send it twice."""
         self._due = False
 
     async def start(self) -> None:
@@ -213,6 +215,10 @@ class ReserveService(Service):
 
     @handles(said.TopUpReserve)
     async def top_up(self, request: said.TopUpReserve) -> said.ReserveMoved:
+        async with self._moving:
+            return await self._top_up(request)
+
+    async def _top_up(self, request: said.TopUpReserve) -> said.ReserveMoved:
         amount = request.amount
         if amount is None:
             status = await self._fresh()
@@ -230,6 +236,10 @@ class ReserveService(Service):
     @handles(said.ReturnReserve)
     async def give_back(self, _request: said.ReturnReserve) -> said.ReserveMoved:
         """Coins of the reserve go to the cold branch, whole, or with what is needed as change."""
+        async with self._moving:
+            return await self._give_back()
+
+    async def _give_back(self) -> said.ReserveMoved:
         status = await self._fresh()
         free = self._sum(CONFIRMED)
         # What a funding brings along counts for the signer, but cannot be what stays: it is not spent here.

@@ -231,6 +231,7 @@ class WalletService(Lending):
     async def _sign(self, plan: Plan) -> Transaction:
         tx = Transaction.parse(plan.tx)
         previous = {i.outpoint.txid: await self._previous(i.outpoint.txid) for i in tx.inputs}
+        self._check_same(plan)  # while we asked, a block may have taken its coins, and so the plan
         asked = signing.build(tx, self._ledger.coins, previous, self._account)
         try:
             reply = await self._signer.call(contract.SignPsbt(asked))
@@ -253,17 +254,20 @@ class WalletService(Lending):
             raise not_signed(str(error), "Check the signer; nothing was spent.") from error
         if signed.txid != plan.txid:
             raise not_signed("the signed transaction is not the planned one", "Report this.")
-        # The chain may have moved while the signer thought.
+        self._check_same(plan)  # the chain may have moved while the signer thought
+        return signed
+
+    def _check_same(self, plan: Plan) -> None:
         if self._plan(plan.purpose).txid != plan.txid:
             raise not_signed("the plan was replaced meanwhile", "Plan the payment anew.")
-        return signed
 
     async def _broadcast(self, plan: Plan, signed: bytes, *, keep: bool) -> None:
         request = chain.Broadcast(signed, label=plan.purpose, keep=keep)
         result: chain.BroadcastResult = await self.bus.request("chain", request)
         if result.accepted or records.previous_transaction(self._writer, plan.txid) is not None:
             return  # what the chain service still holds it sends again after each block
-        await self._save(self._ledger.unsend(plan.purpose))
+        if self._plan(plan.purpose).txid == plan.txid:  # a block may have spent its coins otherwise meanwhile
+            await self._save(self._ledger.unsend(plan.purpose))
         raise CommandRefused(
             f"the network refused the transaction: {result.reason}",
             what_to_do="Nothing was spent; release the plan, or try again with a higher feerate.",
@@ -275,6 +279,8 @@ class WalletService(Lending):
         """What happened while we were away: spends, payments, and perhaps a crash before sending."""
         await self._ask_chain(chain.GetTip())
         for plan in list(self._ledger.plans.values()):
+            if self._ledger.plans.get(plan.purpose) is not plan:
+                continue  # while another was sent, this one was refused and taken back
             if plan.signed is not None and records.previous_transaction(self._writer, plan.txid) is None:
                 await self._ask_chain(chain.Broadcast(plan.signed, label=plan.purpose))
         first = await self._first_block()

@@ -1,5 +1,6 @@
 """The fee reserve of a running node: wallet, channels and a signer that insists on it (DESIGN, "The fee reserve")."""
 
+import asyncio
 import importlib.util
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -335,6 +336,28 @@ async def test_the_surplus_returns_to_cold(pair: Keepers) -> None:
     assert not await pair.alice.at_reserve()
     with pytest.raises(CommandRefused, match="not worth a transaction"):
         await pair.alice.bus.request("reserve", reserve.ReturnReserve())
+
+
+async def test_two_returns_at_once_leave_what_living_channels_need(pair: Keepers) -> None:
+    """As of a caller who did not wait for the first answer."""
+    await pair.alice.fill(numbers.PER_CHANNEL - 200)
+    await pair.alice.fill(numbers.PER_CHANNEL - 200)
+    await pair.fund_channel(top_up=False)
+    await pair.lock_in()
+    needed = (await pair.alice.report()).needed
+    asked = (pair.alice.bus.request("reserve", reserve.ReturnReserve()) for _ in range(2))
+    moved = await asyncio.gather(*asked, return_exceptions=True)
+    await pair.mine()
+    assert (await pair.alice.report()).present >= needed
+    assert sum(isinstance(each, reserve.ReserveMoved) for each in moved) == 1
+
+
+async def test_two_top_ups_at_once_fill_it_once(pair: Keepers) -> None:
+    asked = (pair.alice.bus.request("reserve", reserve.TopUpReserve(None)) for _ in range(2))
+    moved = await asyncio.gather(*asked, return_exceptions=True)
+    await pair.mine()
+    assert (await pair.alice.report()).present == WANTED
+    assert sum(isinstance(each, reserve.ReserveMoved) for each in moved) == 1
 
 
 async def test_what_living_channels_need_stays_in_the_reserve(pair: Keepers) -> None:

@@ -4,11 +4,17 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
+from node.chain.backend import Outcome
+from node.storage.writer import Unit
+from protocol.amounts import BlockHeight, Sat
 from protocol.bitcoin import psbt
+from protocol.bitcoin.transaction import OutPoint, Transaction, TxIn, TxOut
+from protocol.bus.messages import chain, wallet
 from protocol.bus.messages import signer as contract
-from protocol.bus.messages import wallet
 from protocol.errors import CommandRefused
+from tests.node.wallet.support import DirectBackend
 
 if TYPE_CHECKING:
     from tests.node.wallet.support import World
@@ -143,3 +149,107 @@ async def test_crash_between_saving_and_sending_sends_at_the_next_start(world: "
     assert world.chain.transaction(planned.txid) is not None
     await world.mine()
     assert world.chain.confirmations(planned.txid) == 1
+
+
+def spent_otherwise(world: "World", outpoint: OutPoint) -> None:
+    """A block spends a coin of ours by a transaction that is not ours."""
+    spender = Transaction(2, (TxIn(outpoint),), (TxOut(Sat(1_000), FOREIGN),))
+    world.wallet.outpoint_spent(
+        chain.OutpointSpent(outpoint.txid, outpoint.index, spender.serialize(), BlockHeight(1), 1)
+    )
+
+
+async def test_a_coin_that_a_block_takes_while_the_network_is_asked_is_no_bug(
+    world: "World", monkeypatch: pytest.MonkeyPatch
+):
+    """What refuses the transaction is that very block, and it has already taken the plan away."""
+    (outpoint,) = await world.fund(100_000)
+    await world.plan("one", 60_000)
+
+    async def broadcast(_raw: bytes) -> Outcome:
+        spent_otherwise(world, outpoint)
+        return Outcome(False, "bad-txns-inputs-missingorspent")
+
+    monkeypatch.setattr(world.backend, "broadcast", broadcast)
+    with structlog.testing.capture_logs() as logs:
+        refused = await refusal(world, wallet.SignAndSend("one"))
+    assert "spent otherwise" in refused.sentence
+    assert [entry for entry in logs if entry["event"] == "bug"] == []
+    assert not await world.coins()
+
+
+async def test_a_parent_that_is_lost_while_its_transaction_is_looked_for_is_no_bug(
+    world: "World", monkeypatch: pytest.MonkeyPatch
+):
+    """The change of a payment that a block made impossible was to be spent."""
+    (outpoint,) = await world.fund(100_000)
+    await world.plan("one", 60_000)
+    await world.ask(wallet.SignAndSend("one"))
+    await world.plan("two", 20_000, minconf=0)
+    ask = world.wallet._previous
+
+    async def previous(txid: bytes) -> Transaction:
+        found = await ask(txid)
+        spent_otherwise(world, outpoint)
+        return found
+
+    monkeypatch.setattr(world.wallet, "_previous", previous)
+    with structlog.testing.capture_logs() as logs:
+        refused = await refusal(world, wallet.SignAndSend("two"))
+    assert "no plan 'two'" in refused.sentence
+    assert [entry for entry in logs if entry["event"] == "bug"] == []
+
+
+async def test_coins_that_a_block_takes_while_they_are_lent_are_not_lent(
+    world: "World", monkeypatch: pytest.MonkeyPatch
+):
+    """The parent of the coin left the chain, and something else spent what it had spent."""
+    (outpoint,) = await world.fund(100_000)
+    made = await world.address()
+    await world.plan("one", None, script=made)
+    await world.ask(wallet.SignAndSend("one"))
+    await world.mine()
+    save = world.wallet._save
+
+    def slow(unit: Unit) -> asyncio.Future[None]:
+        """The wait for the plan to be on disk, in which both is heard."""
+        saved = save(unit)
+        if not unit:
+            monkeypatch.undo()
+            gone = chain.BlockDisconnected(BlockHeight(world.chain.height), bytes(32))
+            world.wallet.block_disconnected(gone)
+            spent_otherwise(world, outpoint)
+        return saved
+
+    monkeypatch.setattr(world.wallet, "_save", slow)
+    with structlog.testing.capture_logs() as logs:
+        refused = await refusal(world, wallet.LendCoins("a close", Sat(20_000)))
+    assert "while they were lent" in refused.sentence
+    assert [entry for entry in logs if entry["event"] == "bug"] == []
+
+
+async def test_what_was_taken_back_while_the_wallet_starts_is_not_sent(
+    world: "World", monkeypatch: pytest.MonkeyPatch
+):
+    """A crash left two signed; while the first is sent, the network refuses the second and its coins are free again."""
+    await world.fund(100_000, 100_000)
+    for purpose in ("one", "two"):
+        await world.plan(purpose, 60_000)
+        signed = await world.wallet._sign(world.wallet._plan(purpose))
+        await world.wallet._save(world.wallet._ledger.send(purpose, signed))
+    first, second = (world.wallet._plan(purpose).txid for purpose in ("one", "two"))
+    send = DirectBackend.broadcast
+
+    async def broadcast(backend: DirectBackend, raw: bytes) -> Outcome:
+        if Transaction.parse(raw).txid == first:
+            monkeypatch.undo()
+            backend.refusal = "min relay fee not met"
+            await refusal(world, wallet.SignAndSend("two"))
+            await world.ask(wallet.ReleasePlan("two"))
+            backend.refusal = None
+        return await send(backend, raw)
+
+    monkeypatch.setattr(DirectBackend, "broadcast", broadcast)
+    await world.restart()
+    assert world.chain.transaction(first) is not None
+    assert world.chain.transaction(second) is None
