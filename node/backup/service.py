@@ -120,7 +120,10 @@ class BackupService(Service):
     @handles(said.ExportBackup)
     async def export(self, _request: said.ExportBackup) -> said.ExportedBackup:
         async with self._writing:
-            return await self._make(await self._content())
+            try:
+                return await self._make(await self._content())
+            except SignerAway as error:
+                raise _no_signer(error) from error
 
     @handles(said.VerifyBackup)
     async def verify(self, request: said.VerifyBackup) -> said.VerifiedBackups:
@@ -215,9 +218,7 @@ class BackupService(Service):
         try:
             reply = await self._signer.call(OpenBackup(blob))
         except SignerAway as error:
-            raise CommandRefused(
-                f"the signer is away: {error}", what_to_do="Start it, then try again."
-            ) from error
+            raise _no_signer(error) from error
         if isinstance(reply, BackupOpened):
             return reply
         return reply.seen if isinstance(reply, Refused) else "the signer cannot open it now"
@@ -257,3 +258,7 @@ class BackupService(Service):
         if self._newest is not None and opened.counter < self._newest.counter:
             log.info("blob_from_peer_is_old", peer=event.node_id.hex(), counter=opened.counter)
             self.bus.send("peer_storage", peer.PutOurBlob(self._newest.blob))
+
+
+def _no_signer(error: SignerAway) -> CommandRefused:
+    return CommandRefused(f"the signer is away: {error}", what_to_do="Start it, then try again.")

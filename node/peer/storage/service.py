@@ -79,10 +79,10 @@ class PeerStorageService(Service):
 
     async def stop(self) -> None:
         """What a peer gave us and still waits for its turn is stored now: the peer believes that we have it."""
+        await super().stop()  # first: what was just being stored waits again then
         for node_id in list(self._waiting):
             if node_id not in self._strangers and table.blob_of(self._writer, node_id) is not None:
                 self._writer.submit(table.put(node_id, self._waiting.pop(node_id)), now=True)
-        await super().stop()
 
     async def _ticking(self) -> None:
         while True:
@@ -150,7 +150,11 @@ class PeerStorageService(Service):
         self.run(self._store(node_id, self._waiting.pop(node_id)))
 
     async def _store(self, node_id: bytes, blob: bytes) -> None:
-        open_to = await self._with_channels(channels.ListChannels(peer=node_id))
+        try:
+            open_to = await self._with_channels(channels.ListChannels(peer=node_id))
+        except asyncio.CancelledError:
+            self._waiting.setdefault(node_id, blob)  # the service stops, and stores what waits
+            raise
         if open_to is None:
             self._waiting.setdefault(node_id, blob)  # nothing newer came meanwhile
         elif node_id not in open_to:

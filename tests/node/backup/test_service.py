@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import structlog
 
 from node.backup import content as contents
 from node.backup import targets
@@ -18,6 +19,7 @@ from protocol.bus.messages import channel, peer
 from protocol.bus.messages.chain import TipChanged
 from protocol.bus.messages.signer import BackupOpened, OpenBackup, Reply, Request
 from protocol.bus.service import Service, handles, hears
+from protocol.errors import CommandRefused
 from signer.service import SignerService
 from tests.node.wallet.support import InProcessSigner, until
 from tests.signer.support import PEER_WORDS, make_service
@@ -188,6 +190,9 @@ async def test_backup_waits_for_the_signer(tmp_path: Path) -> None:
     await until(lambda: world.signer.calls)
     assert (await world.status()).pending
     assert not world.files[0].exists()
+    with structlog.testing.capture_logs() as logs, pytest.raises(CommandRefused, match="signer is away"):
+        await world.bus.request("backup", said.ExportBackup())
+    assert [entry for entry in logs if entry["event"] == "bug"] == []
     world.signer.instead = None
     world.bus.publish(TipChanged(BlockHeight(2), b"", 0))
     await until(lambda: world.files[0].exists())

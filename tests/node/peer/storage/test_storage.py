@@ -233,6 +233,29 @@ async def test_what_cannot_be_judged_now_is_judged_later(world: World) -> None:
     assert world.kept() == b"first"
 
 
+async def test_what_is_just_being_stored_when_the_node_stops_is_stored(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the peer has a channel is being asked, and the answer comes too late."""
+    world.channels.states[PEER] = "CHANNELD_NORMAL"
+    await world.up()
+    await world.stores(b"first")
+    world.now += STORE_SECONDS
+    asked = asyncio.Event()
+
+    async def ask(_request: object) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(world.service, "_with_channels", ask)
+    await world.later(0)
+    await world.stores(b"second")
+    assert asked.is_set() and world.kept() == b"first"
+    await world.service.stop()
+    await world.settle()
+    assert world.kept() == b"second"
+
+
 async def test_what_waits_is_stored_when_the_node_stops(world: World) -> None:
     world.channels.states[PEER] = "CHANNELD_NORMAL"
     await world.up()
