@@ -214,13 +214,14 @@ class Announcer:
             return channel.update
         if named not in channel.names:
             return None
+        newest = channel.fields
         kept = channel.aliased.get(named)
-        if kept is not None and kept[0] is channel.fields:
+        if kept is not None and kept[0] is newest:
             return kept[1]
         # The signer wants each to be later than the last, whatever it names.
-        channel.stamped = own.next_timestamp(self._wall(), max(channel.fields.timestamp, channel.stamped))
+        channel.stamped = own.next_timestamp(self._wall(), max(newest.timestamp, channel.stamped))
         fields = replace(
-            channel.fields,
+            newest,
             short_channel_id=ShortChannelId(named),
             timestamp=channel.stamped,
             dont_forward=True,
@@ -230,7 +231,7 @@ class Announcer:
         except SignerAway:
             return None
         if frame is not None:
-            channel.aliased[named] = (channel.fields, frame)
+            channel.aliased[named] = (newest, frame)  # there may be a newer one by now
         return frame
 
     def peer_policy(self, channel_id: bytes) -> ChannelPolicy | None:
@@ -398,6 +399,7 @@ class Announcer:
         said = max(channel.stamped, 0 if channel.fields is None else channel.fields.timestamp)
         shown = self._shown(channel) if public else 0
         fields = replace(wanted, timestamp=own.next_timestamp(now, said, shown))
+        channel.stamped = fields.timestamp  # another may be asked for by alias while the signer thinks
         frame = await self._signed_update(channel, fields)
         if frame is None:
             return

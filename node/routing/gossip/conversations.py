@@ -93,6 +93,11 @@ class Conversations:
         one.send(self._own.public_frames())
         self._tasks_of[event.node_id] = [self._run(self._work(one)), self._run(self._send(one))]
 
+    def introduce(self) -> None:
+        """Our own channels are known now: who came before that was told of none."""
+        for one in self.peers.values():
+            one.send(self._own.public_frames())
+
     def down(self, event: peers.PeerDown) -> None:
         if self.connection_of(event.node_id) == event.connection:
             self.drop(event.node_id)

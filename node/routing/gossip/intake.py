@@ -82,6 +82,8 @@ class _Chunk:
     nodes: list[bytes] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     conflicts: list[bytes] = field(default_factory=list)
+    pooled: list[bytes] = field(default_factory=list)
+    """Those of the updates that came before, from whomever."""
 
 
 class Intake:
@@ -112,6 +114,8 @@ class Intake:
         self._checking: set[int] = set()
         self._young: dict[int, tuple[ChannelAnnouncement, bytes, bytes]] = {}
         self._unknown: dict[tuple[int, int], tuple[int, bytes]] = {}
+        self._announced: set[int] = set()
+        """Channels of which updates may wait in `_unknown`. Who brought one may be gone before they are taken."""
         self._rejected: dict[int, None] = {}
         self._conflicts = Conflicts()
         self.counts = Counts()
@@ -131,12 +135,13 @@ class Intake:
                 await self._take_announcements(chunk)
         finally:
             self._checking -= waiting
+            self._announced |= waiting
         for frame in chunk.conflicts:
             try:
                 await self._take_conflict(frame, chunk)
             except MalformedMessage as error:
                 chunk.faults.append(str(error))
-        self._add_pooled(chunk, waiting)
+        self._add_pooled(chunk)
         if chunk.updates or chunk.nodes:
             await self._take_signed(chunk)
         self.counts.faults += len(chunk.faults)
@@ -285,16 +290,18 @@ class Intake:
 
     # Updates and nodes.
 
-    def _add_pooled(self, chunk: _Chunk, waiting: set[int]) -> None:
+    def _add_pooled(self, chunk: _Chunk) -> None:
         """Updates that came before their announcement."""
+        announced, self._announced = self._announced, set()
         if not self._unknown:
             return
-        for scid in waiting:
+        for scid in announced:
             if scid in self._book:
                 for direction in (0, 1):
                     pooled = self._unknown.pop((scid, direction), None)
                     if pooled is not None:
-                        chunk.updates.append(pooled[1])
+                        chunk.pooled.append(pooled[1])
+        chunk.updates += chunk.pooled
 
     def pooled(self, scid: int) -> list[bytes]:
         """Updates that came for a channel that was not known."""
@@ -333,7 +340,7 @@ class Intake:
         for (message, frame), holds in zip(updates, good[: len(updates)], strict=True):
             if holds and self._charge((message.short_channel_id, message.channel_flags & 1), now):
                 self.add_update(message, frame, chunk.source)
-            elif not holds:
+            elif not holds and frame not in chunk.pooled:  # of those nobody knows any more who sent them
                 chunk.faults.append("a channel_update with a wrong signature")
         for (node, frame, relay), holds in zip(nodes, good[len(updates) :], strict=True):
             if holds and self._charge(node.node_id, now):
@@ -373,7 +380,11 @@ class Intake:
         return message
 
     def _judge_node(self, frame: bytes, chunk: _Chunk, now: float) -> tuple[NodeAnnouncement, bool] | None:
-        message = decode(frame)
+        try:
+            message = decode(frame)
+        except MalformedMessage as error:
+            chunk.faults.append(str(error))
+            return None
         if not isinstance(message, NodeAnnouncement):
             return None
         known = self._book.has_node(message.node_id)

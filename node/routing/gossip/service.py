@@ -131,6 +131,8 @@ class GossipService(Service):
             unwatch=lambda message: bus.send("chain", message),
         )
         self._touched: set[bytes] = set()
+        self._all_touched = False
+        """Nobody could tell us of our channels yet."""
         self._flushed = self._minute = self._hour = steady()
 
     async def start(self) -> None:
@@ -230,7 +232,9 @@ class GossipService(Service):
         now = self._steady()
         if not self.talk.loaded.is_set():
             return
-        if self._touched:
+        if self._all_touched:
+            await self._own_channels(None)
+        elif self._touched:
             touched, self._touched = self._touched, set()
             await self._own_channels(tuple(touched))
         if self._outputs.has_news:
@@ -242,6 +246,7 @@ class GossipService(Service):
         if now - self._minute >= MINUTE:
             self._minute = now
             await self._ask_roads()
+            await self._ask_policies()
             self.own.tick()
             self._own_news.set()
         if now - self._hour >= HOUR:
@@ -309,17 +314,25 @@ class GossipService(Service):
             known = await self.bus.request("channel", channel.ListChannels(channel_ids=channel_ids))
         except (CommandRefused, OutcomeUnknown) as error:
             log.info("own_channels_not_known", reason=str(error))
+            self._touched.update(channel_ids or ())  # with the next tick: nobody tells us of them again
+            self._all_touched |= channel_ids is None
             return
         self.own.seen(known.channels)
         listed = {info.channel_id for info in known.channels}
         self.own.gone([one for one in channel_ids or () if one not in listed])
+        if channel_ids is None:
+            self._all_touched = False
+            self.talk.introduce()
+        await self._ask_policies()
+        self._own_news.set()
+
+    async def _ask_policies(self) -> None:
         if self.own.lacks_policy():
             # Of a channel that is new; a change is told by itself.
             with contextlib.suppress(CommandRefused, OutcomeUnknown):
                 policies = await self.bus.request("payments", routing.ListPolicies())
                 for channel_id, policy in policies.policies:
                     self.own.set_policy(channel_id, policy)
-        self._own_news.set()
 
     @hears(channel.ChannelsTouched)
     def channels_touched(self, event: channel.ChannelsTouched) -> None:
