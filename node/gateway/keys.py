@@ -46,7 +46,7 @@ def clients(directory: Path) -> dict[bytes, str]:
     found: dict[bytes, str] = {}
     if not path.exists():
         return found
-    for line in path.read_text().splitlines():
+    for line in path.read_text(errors="replace").splitlines():
         key, _, name = line.strip().partition(" ")
         if is_key(key):  # no other rule: a key may begin with any sign of Z85, two slashes among them
             found[key.encode()] = name

@@ -12,6 +12,7 @@ from node.gateway.bus import ADMITTED, GATEWAY, MAX_DEADLINE, GateBus, register
 from protocol.bus.bus import Bus
 from protocol.bus.service import Service, handles
 from protocol.bus.zmq_link import ZmqListener
+from protocol.errors import CommandRefused
 
 log = structlog.get_logger()
 SOCKET_NAME = "gateway.sock"
@@ -94,6 +95,10 @@ class GatewayService(Service):
         """`lnpd pair-tui` changes the list while we run. Who was taken off is cut off: all connect anew."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if frozenset(keys.clients(self._directory)) != self._clients:
-                self._hang_up()
-                self._listen()
+            try:
+                if frozenset(keys.clients(self._directory)) != self._clients:
+                    self._hang_up()
+                    self._listen()
+            except (OSError, CommandRefused) as error:
+                # Whoever is taken off later must still be cut off.
+                log.error("gateway_clients_not_read", error=str(error), what_to_do="Mend that file.")

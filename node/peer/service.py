@@ -150,8 +150,12 @@ class PeerService(Service):
                 what_to_do="Give it as host:port after the node id.",
                 code=NO_ADDRESS,
             )
+        running = self._dials.get(node_id)
         # The one who asks may give up; the dial goes on, since somebody else may wait for it as well.
         outcome = await asyncio.shield(self._dial(node_id, addresses))
+        if isinstance(outcome, CommandRefused) and running is not None and request.address:
+            # That dial had begun before, perhaps at other addresses.
+            outcome = await asyncio.shield(self._dial(node_id, addresses))
         if isinstance(outcome, CommandRefused):
             raise outcome
         return outcome

@@ -278,6 +278,36 @@ async def test_who_is_taken_off_the_list_is_cut_off(house: House, paired: Pairin
     line.close()
 
 
+@pytest.mark.parametrize("trouble", ["not UTF-8", "not a file"])
+async def test_who_is_taken_off_a_list_that_could_not_be_read_for_a_while_is_cut_off(
+    house: House, paired: Pairing, trouble: str
+) -> None:
+    """An editor may leave anything there; the next look is a second later."""
+    line = NodeLine(paired)
+    await asyncio.wait_for(line.wait_up(), 10)
+    path, seen = house.directory / keys.CLIENTS_FILE, []
+    kept, read = path.read_bytes(), keys.clients
+
+    def counted(directory: Path) -> dict[bytes, str]:
+        seen.append(directory)
+        return read(directory)
+
+    if trouble == "not UTF-8":
+        path.write_bytes(b"\xff\xfe " + b"\n" + kept)
+    else:
+        path.unlink()
+        path.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keys, "clients", counted)
+        await until(lambda: len(seen) >= 3)
+    if trouble == "not a file":
+        path.rmdir()
+    path.write_bytes(kept)
+    assert keys.remove_client(house.directory, "test") == 1
+    await until(lambda: not line.up)
+    line.close()
+
+
 async def test_what_was_asked_goes_on_when_the_program_is_gone(house: House, paired: Pairing) -> None:
     """A payment is not undone because a screen was closed, and nobody is told that it was."""
     house.inside.hold = asyncio.Event()

@@ -1,6 +1,7 @@
 """Two peer services over real TCP and real Noise: connections, messages, refusals, reconnection."""
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,16 @@ async def test_two_who_ask_at_once_share_one_dial(make: Make):
     one, other = await asyncio.gather(alice.connect(bob), alice.connect(bob))
     assert one == other
     assert bob.signer.calls == 1
+
+
+async def test_an_address_that_is_given_is_tried_although_a_dial_elsewhere_runs(make: Make):
+    """Such as our own, of a peer with a channel that moved."""
+    alice, bob = await make(ALICE_KEY), await make(BOB_KEY)
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        elsewhere = f"127.0.0.1:{gone.getsockname()[1]}"
+    alice.peers._dial(bob.id, (elsewhere,))
+    there = await alice.connect(bob)
+    assert (there.connected, there.address) == (True, bob.address)
 
 
 async def test_address_is_remembered_and_used_when_none_is_given(make: Make):
