@@ -150,9 +150,8 @@ class ChannelHost(Service):
         try:
             result = await self.bus.request("chain", chain.Broadcast(tx, label, keep=True), deadline=120)
         except (CommandRefused, OutcomeUnknown) as error:
-            log.warning(
-                "not_sent", label=label, error=str(error)
-            )  # it is kept, and goes out with a later block
+            # It is kept, and goes out with a later block.
+            log.warning("not_sent", label=label, error=str(error))
             return
         if not result.accepted:
             log.warning("broadcast_refused", label=label, reason=result.reason)

@@ -112,6 +112,34 @@ async def test_what_is_sent_while_a_block_has_all_sent_again_is_no_bug(
     assert child.txid in rig.chain.mempool
 
 
+async def test_what_is_forgotten_while_a_block_has_all_sent_again_is_not_sent(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever gave it up spends its coins otherwise."""
+    rig.chain.mempool.set_floor(10_000)
+    kept, given_up = (pair(confirmed_coin(rig.chain))[0] for _ in range(2))
+    for each in (kept, given_up):
+        assert not (await rig.ask(Broadcast(each.serialize()))).accepted
+    await rig.caught_up()
+    async with rig.service._lock:  # until nothing is sent again after the blocks of the coins
+        pass
+    send, sent = rig.backend.broadcast, list[bytes]()
+
+    async def broadcast(raw: bytes) -> Outcome:
+        sent.append(Transaction.parse(raw).txid)
+        rig.service.forget(Forget(given_up.txid))
+        return await send(raw)
+
+    monkeypatch.setattr(rig.backend, "broadcast", broadcast)
+    rig.chain.generate_block([])
+    await until(lambda: len(sent) == 2)
+    await rig.caught_up()
+    async with rig.service._lock:
+        pass
+    assert sent == [kept.txid] * 2  # what is refused is offered twice
+    await until(lambda: saved(rig) == {kept.txid: None})
+
+
 async def test_a_parent_that_is_in_a_block_needs_no_package(rig: Rig) -> None:
     parent, child = pair(confirmed_coin(rig.chain))
     rig.chain.submit(parent)
