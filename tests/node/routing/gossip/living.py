@@ -17,16 +17,23 @@ PUBLIC = synth.channel(US, PEER, 800)
 ALIAS = scid(16_000_000, 5, 5)
 
 
-async def living(
+async def built(
     house: Make, number: int = US, peer: int = PEER, *, path: Path | None = None, **changes: object
 ) -> House:
-    """A house with one channel, which its peer sees as well; the peer is not connected yet."""
+    """A house with one channel, which its peer sees as well; it is not started yet."""
     one = await house(number, start=False, path=path)
     info = own_info(number, peer, PUBLIC, **changes)
     one.channels.infos[info.channel_id] = info
     one.payments.policies[info.channel_id] = POLICY
     one.signer.peer_of[info.handle] = peer
-    return await one.start()
+    return one
+
+
+async def living(
+    house: Make, number: int = US, peer: int = PEER, *, path: Path | None = None, **changes: object
+) -> House:
+    """The same, started; the peer is not connected yet."""
+    return await (await built(house, number, peer, path=path, **changes)).start()
 
 
 def the_id(number: int = US, peer: int = PEER) -> bytes:

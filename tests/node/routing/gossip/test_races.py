@@ -1,8 +1,10 @@
 """What comes a moment earlier or later than usual, or while something else waits, is not lost (BOLT 7)."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from protocol.amounts import Msat
 from protocol.bus.messages import chain, routing
@@ -14,14 +16,14 @@ from protocol.wire import bolt1, decode
 from protocol.wire import bolt7_gossip as wire
 from tests.node.routing.gossip import synth
 from tests.node.routing.gossip.conftest import Make
-from tests.node.routing.gossip.house import POLICY, Channels, House, own_info, turns, until
+from tests.node.routing.gossip.house import POLICY, Channels, turns, until
 from tests.node.routing.gossip.living import (
     ALIAS,
     OTHER,
     PEER,
-    PUBLIC,
-    US,
+    built,
     connect,
+    heard,
     living,
     the_id,
     theirs,
@@ -30,10 +32,6 @@ from tests.node.routing.gossip.synth import node_id
 
 ONE = synth.channel(1, 2, 700)
 TWO = synth.channel(2, 3, 701)
-
-
-def warnings(one: House, number: int) -> list[object]:
-    return [message for message in one.peers.said_to(number) if isinstance(message, bolt1.Warning)]
 
 
 # Our own channels.
@@ -55,41 +53,37 @@ class Busy(Channels):
 @pytest.mark.parametrize("when", ["at the start", "later"])
 async def test_our_channels_are_asked_for_again_when_nobody_could_tell_of_them(house: Make, when: str):
     """Nobody says a second time that they were touched."""
-    one = await house(US, start=False)
+    one = await built(house, announce=False)
+    infos = one.channels.infos
     one.bus.detach("channel", one.channels._inbox)
     one.channels = busy = Busy(one.bus)
-    info = own_info(US, PEER, PUBLIC, announce=False)
-    one.payments.policies[info.channel_id] = POLICY
-    one.signer.peer_of[info.handle] = PEER
     if when == "at the start":
-        busy.infos[info.channel_id], busy.refusals = info, 1
+        busy.infos, busy.refusals = infos, 1
     await one.start()
     if when == "later":
-        busy.infos[info.channel_id], busy.refusals = info, 1
-        one.bus.publish(channels.ChannelsTouched((info.channel_id,)))
+        busy.infos, busy.refusals = infos, 1
+        one.bus.publish(channels.ChannelsTouched((the_id(),)))
         await turns()
         await one.tick()
     assert busy.refusals == 0 and one.gossip.own.channels == {}
     await one.tick(1.0)
-    assert list(one.gossip.own.channels) == [info.channel_id]
+    assert list(one.gossip.own.channels) == [the_id()]
 
 
 async def test_the_policy_of_a_new_channel_is_asked_for_again(house: Make):
     """The payments may be slower than the channels with what is new."""
-    one = await house(US, start=False)
-    info = own_info(US, PEER, PUBLIC, announce=False)
-    one.channels.infos[info.channel_id] = info
-    one.signer.peer_of[info.handle] = PEER
+    one = await built(house, announce=False)
+    one.payments.policies.clear()
     await one.start()
     await connect(one)
     assert one.gossip.own.lacks_policy()
     one.payments.policies[the_id()] = POLICY
     await one.tick(61.0)
     await turns(40)
-    assert any(isinstance(message, wire.ChannelUpdate) for message in one.peers.said_to(PEER))
+    assert heard(one, wire.ChannelUpdate)
 
 
-async def test_a_peer_that_comes_while_the_graph_loads_hears_all_that_is_ours(house: Make, tmp_path):
+async def test_a_peer_that_comes_while_the_graph_loads_hears_all_that_is_ours(house: Make, tmp_path: Path):
     """As after each start: the peers of before are there before the graph is."""
     path = tmp_path / "gossip"
     first = await living(house, path=path)
@@ -98,11 +92,7 @@ async def test_a_peer_that_comes_while_the_graph_loads_hears_all_that_is_ours(ho
     await until(lambda: first.graph.policies)
     await first.tick(2.0)
     await first.stop()
-    again = await house(US, start=False, path=path)
-    info = own_info(US, PEER, PUBLIC)
-    again.channels.infos[info.channel_id] = info
-    again.payments.policies[info.channel_id] = POLICY
-    again.signer.peer_of[info.handle] = PEER
+    again = await built(house, path=path)
     again.up(OTHER)
     await again.start()
     await turns(60)
@@ -125,7 +115,7 @@ async def test_an_update_by_alias_that_was_overtaken_by_a_new_policy_is_not_kept
     one.signer.call = slow  # type: ignore[method-assign]
     asked = asyncio.create_task(one.bus.request("gossip", routing.OwnUpdate(the_id(), ALIAS)))
     await turns()
-    dearer = routing.ChannelPolicy(**{**_fields(POLICY), "fee_base_msat": Msat(4_321)})
+    dearer = replace(POLICY, fee_base_msat=Msat(4_321))
     one.bus.publish(routing.PolicyChanged(the_id(), dearer))
     await turns(40)
     hold.set()
@@ -149,7 +139,7 @@ async def test_no_two_updates_of_a_channel_are_signed_with_one_timestamp(house: 
         return reply
 
     one.signer.call = slow  # type: ignore[method-assign]
-    dearer = routing.ChannelPolicy(**{**_fields(POLICY), "fee_base_msat": Msat(4_321)})
+    dearer = replace(POLICY, fee_base_msat=Msat(4_321))
     one.bus.publish(routing.PolicyChanged(the_id(), dearer))
     await turns()
     await one.bus.request("gossip", routing.OwnUpdate(the_id(), ALIAS))
@@ -157,10 +147,6 @@ async def test_no_two_updates_of_a_channel_are_signed_with_one_timestamp(house: 
     await turns(40)
     times = [r.timestamp for r in one.signer.asked if isinstance(r, contract.SignChannelUpdate)]
     assert len(times) == 3 and len(set(times)) == 3
-
-
-def _fields(policy: routing.ChannelPolicy) -> dict[str, object]:
-    return {name: getattr(policy, name) for name in policy.__struct_fields__}
 
 
 # Of peers.
@@ -175,7 +161,7 @@ async def test_a_forged_update_is_not_held_against_who_brings_the_announcement(h
     await one.told(8, synth.update(ONE.place, 0, 7))
     await one.told(9, ONE.frame)
     assert ONE.place in one.graph.channels and one.graph.policies == {}
-    assert warnings(one, 9) == [] and one.gossip.talk.peers[node_id(9)].bad == 0
+    assert heard(one, bolt1.Warning, 9) == [] and one.gossip.talk.peers[node_id(9)].bad == 0
 
 
 async def test_a_node_announcement_that_ends_in_its_addresses_costs_a_warning_and_no_more(house: Make):
@@ -187,7 +173,7 @@ async def test_a_node_announcement_that_ends_in_its_addresses_costs_a_warning_an
     good = synth.node(1)
     bad = good[:-2] + b"\xff\xff"
     await one.told(9, ONE.frame, bad)
-    assert len(warnings(one, 9)) == 1
+    assert len(heard(one, bolt1.Warning, 9)) == 1
     await one.told(9, good, TWO.frame)
     await until(lambda: TWO.place in one.graph.channels)
     assert node_id(1) in one.graph.nodes
@@ -210,9 +196,7 @@ async def test_updates_that_were_quicker_count_though_who_announced_the_channel_
     one.gossip.intake._output_of = slow
     one.hears(9, ONE.frame, TWO.frame)
     await turns()
-    direction = 0
-    signer = 1 if node_id(1) < node_id(2) else 2
-    one.hears(8, synth.update(ONE.place, direction, signer))
+    one.hears(8, ONE.update(0))
     await turns()
     hold[ONE.place].set()
     await until(lambda: ONE.place in one.graph.channels)
@@ -221,4 +205,4 @@ async def test_updates_that_were_quicker_count_though_who_announced_the_channel_
     await turns()
     one.hears(8, synth.node(1))
     await turns(40)
-    assert (ONE.place, direction) in one.graph.policies
+    assert (ONE.place, 0) in one.graph.policies
